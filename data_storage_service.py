@@ -1,0 +1,241 @@
+"""Data storage: writes every level of every order-book message of the `storage` queue to `bybit.orderbook`.
+
+Messages are gathered, copied into the database in one transaction, and acknowledged after its commit: what
+dies in between is delivered again, and the key of `bybit.orderbook_update` keeps the copies out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any
+
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from config import Config, TableConfig
+from database_manager import (
+    LONGEST_PAUSE,
+    Cursor,
+    DatabaseAway,
+    DatabaseManager,
+    DatabaseThread,
+    RowsRefused,
+    copy_text,
+)
+from messages import BookMessage, InvalidMessage, decimal_levels, decode_book
+from messaging import STORAGE, BrokerLost, RepeatedWarning, Session, keep_session
+from service import run_service
+
+logger = logging.getLogger(__name__)
+
+# Two batches: one that the database is busy with, and one that fills meanwhile.
+BATCH = 2000
+UNACKNOWLEDGED = 2 * BATCH
+# How long a batch may fill before it is written: a commit costs the same for one message as for many.
+GATHER_SECONDS = 0.03
+
+UpdateKey = tuple[int, int, int, str, str, str]
+
+UPDATES = TableConfig(
+    "bybit.orderbook_update",
+    ["ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type"],
+)
+
+
+def update_key(message: BookMessage) -> UpdateKey:
+    """Return what makes two messages copies of one update, in the order of UPDATES' columns."""
+    data = message.data
+    return message.cts, data.u, data.seq, message.channel, message.topic, message.type
+
+
+def orderbook_lines(message: BookMessage) -> str:
+    """Return the rows of a message, one a level, as lines of COPY's text format.
+
+    Raises InvalidMessage on levels that are no prices and sizes.
+    """
+    data = message.data
+    decimal_levels(data.b)
+    decimal_levels(data.a)
+    head = (
+        f"{_escaped(message.topic)}\t{message.type}\t{message.ts}\t{message.channel}\t{_escaped(data.s)}"
+        f"\t{data.u}\t{data.seq}\t"
+    )
+    tail = f"\t{message.cts}\t{_escaped(message.matching_key)}\n"
+    bids = [f"{head}bid\t{price}\t{size}{tail}" for price, size in data.b]
+    asks = [f"{head}ask\t{price}\t{size}{tail}" for price, size in data.a]
+    return "".join(bids + asks)
+
+
+_escaped = lru_cache(maxsize=10_000)(copy_text)
+
+
+class OrderbookStore:
+    """Writes batches of updates, each once, in one transaction a batch."""
+
+    def __init__(self, database: DatabaseManager) -> None:
+        self._database = database
+
+    def add(self, batch: Mapping[UpdateKey, str]) -> None:
+        """Store the lines of each update that is not stored yet; raises DatabaseAway or RowsRefused."""
+        try:
+            self._database.transaction(partial(self._copy, batch))
+        except RowsRefused:
+            # Some are stored already, as after a crash between commit and acknowledgement, or at fault.
+            self._database.transaction(partial(self._copy_new, batch))
+
+    def _copy(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
+        self._database.copy(cursor, UPDATES, [_key_line(key) for key in batch])
+        self._database.copy(cursor, Config.TABLES["orderbook"], batch.values())
+
+    def _copy_new(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
+        new = self._database.insert_new(cursor, UPDATES, list(batch))
+        self._database.copy(cursor, Config.TABLES["orderbook"], [batch[key] for key in new])
+
+
+def _key_line(key: UpdateKey) -> str:
+    cts, update_id, sequence_id, channel, topic, kind = key
+    return f"{cts}\t{update_id}\t{sequence_id}\t{channel}\t{_escaped(topic)}\t{kind}\n"
+
+
+class Batch:
+    """Deliveries that are written together; acknowledged up to the last one."""
+
+    def __init__(self) -> None:
+        self.lines: dict[UpdateKey, str] = {}
+        self.sources: dict[UpdateKey, tuple[BasicProperties, bytes]] = {}
+        self.last_tag = 0
+        self.messages = 0
+
+
+class DataStorageService:
+    """The storage service between broker and database."""
+
+    def __init__(self) -> None:
+        self._store = OrderbookStore(DatabaseManager("data storage"))
+        self._database = DatabaseThread()
+        self._session: Session | None = None
+        self._consumer: str | None = None
+        self._batch = Batch()
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Store messages until `stop`; then write and acknowledge those that were taken."""
+        if not Config.DUMP_ORDERBOOK_TO_DB:
+            logger.warning("DUMP_ORDERBOOK_TO_DB is off: order books are acknowledged and thrown away")
+        connection: asyncio.Task[Any] = asyncio.create_task(keep_session(self._open))
+        writing = asyncio.create_task(self._write())
+        stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([connection, writing, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in (connection, writing):  # neither ends by itself but by an error
+                if task.done():
+                    task.result()
+            await self._finish()
+        finally:
+            for task in (writing, connection, stopping):
+                task.cancel()
+            await asyncio.wait([writing, connection], timeout=2)
+
+    async def _open(self, session: Session) -> None:
+        # What an earlier session delivered and is not written yet comes again.
+        self._batch = Batch()
+        await session.declare_feed()
+        await session.limit_unacknowledged(UNACKNOWLEDGED)
+        self._session = session
+        self._consumer = await session.consume(STORAGE, self._take)
+
+    def _take(self, _: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        batch = self._batch
+        batch.last_tag = deliver.delivery_tag or 0
+        batch.messages += 1
+        if Config.DUMP_ORDERBOOK_TO_DB:
+            try:
+                message = decode_book(body)
+                key = update_key(message)
+                batch.lines[key] = orderbook_lines(message)
+                batch.sources[key] = properties, body
+            except InvalidMessage as error:
+                self._dead_letter(str(error), properties, body)
+            except Exception as error:
+                # The edge: a message that crashes the service is put aside, the others are stored.
+                logger.exception("message crashed the handler")
+                self._dead_letter(f"crashed the handler: {error!r}", properties, body)
+        self._arrived.set()
+
+    async def _write(self) -> None:
+        """Write batch after batch, for ever; a batch is kept until the database has taken it."""
+        while True:
+            await self._arrived.wait()
+            if self._batch.messages < BATCH:
+                await asyncio.sleep(GATHER_SECONDS)
+            self._arrived.clear()
+            batch, self._batch = self._batch, Batch()
+            session = self._session
+            if session is None or not batch.messages:
+                continue
+            self._idle.clear()
+            await self._add(batch)
+            session.acknowledge(batch.last_tag, multiple=True)
+            self._idle.set()
+
+    async def _add(self, batch: Batch) -> None:
+        pause = 0.1
+        outage = RepeatedWarning()
+        while batch.lines:
+            try:
+                await self._database.run(partial(self._store.add, batch.lines))
+            except DatabaseAway as error:
+                outage.warn("%d messages wait for the database: %s", len(batch.lines), error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+            except RowsRefused as error:
+                await self._isolate(batch, str(error))
+            else:
+                if pause > 0.1:
+                    outage.over("the database takes messages again")
+                return
+
+    async def _isolate(self, batch: Batch, reason: str) -> None:
+        """Narrow a refused batch down: write its halves, dead-letter the message that is at fault."""
+        keys = list(batch.lines)
+        if len(keys) == 1:
+            properties, body = batch.sources[keys[0]]
+            self._dead_letter(f"refused by the database: {reason}", properties, body)
+        else:
+            for half in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
+                part = Batch()
+                part.lines = {key: batch.lines[key] for key in half}
+                part.sources = {key: batch.sources[key] for key in half}
+                await self._add(part)
+        batch.lines.clear()
+
+    def _dead_letter(self, reason: str, properties: BasicProperties, body: bytes) -> None:
+        # On a session that has ended the message is not acknowledged either: it comes again.
+        with contextlib.suppress(BrokerLost):
+            if self._session is not None:
+                self._session.dead_letter(STORAGE, reason, properties, body)
+
+    async def _finish(self) -> None:
+        """Take no more messages, write and acknowledge those that were taken; at most 3 seconds."""
+        if self._session is None or not self._session.is_open or self._consumer is None:
+            return
+        await self._session.cancel(self._consumer)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(3):
+                while self._batch.messages or not self._idle.is_set():
+                    await asyncio.sleep(0.01)
+
+
+def main() -> None:
+    """Run the data storage service."""
+    run_service("data storage", DataStorageService().serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The database: one connection that is made anew when it was lost, and the two ways rows get in.
+
+Two errors come out of here and no other: `DatabaseAway`, which heals by itself and is tried again, and
+`RowsRefused`, for which the rows are at fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
+from psycopg2.extras import execute_values
+
+from config import Config, TableConfig
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Cursor = psycopg2.extensions.cursor
+
+# A table locked for longer than this is as good as a database that is away.
+LOCK_TIMEOUT_MS = 2000
+LONGEST_PAUSE = 2.0
+
+
+class DatabaseAway(Exception):
+    """Not now: no connection, no disk space, a lock, the schema not there yet. Worth trying again."""
+
+
+class RowsRefused(Exception):
+    """The database will never take these rows."""
+
+
+# What the database says of the rows themselves; everything else may be different the next time.
+_ROWS_AT_FAULT = (
+    psycopg2.DataError,
+    psycopg2.IntegrityError,
+    psycopg2.NotSupportedError,
+    psycopg2.InternalError,
+)
+
+
+class DatabaseManager:
+    """A connection to the database, for one thread at a time."""
+
+    def __init__(self, service: str, settings: Mapping[str, str] | None = None) -> None:
+        self._settings = dict(settings or Config.DB_CONFIG)
+        self._service = service
+        self._connection: psycopg2.extensions.connection | None = None
+
+    def transaction(self, work: Callable[[Cursor], T]) -> T:
+        """Do `work` in one transaction and return its result; raises DatabaseAway or RowsRefused.
+
+        After DatabaseAway the transaction may have been committed if the connection broke at that moment:
+        `work` is to be such that doing it again is safe.
+        """
+        try:
+            connection = self._connect()
+            with connection, connection.cursor() as cursor:
+                return work(cursor)
+        except _ROWS_AT_FAULT as error:
+            raise RowsRefused(str(error).strip()) from error
+        except psycopg2.Error as error:
+            self.close()
+            raise DatabaseAway(str(error).strip() or type(error).__name__) from error
+
+    def insert(self, cursor: Cursor, table: TableConfig, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert `rows`; one whose key is there already is left out."""
+        # Table and columns come from Config alone.
+        columns = ", ".join(table.columns)
+        statement = f"INSERT INTO {table.name} ({columns}) VALUES %s ON CONFLICT DO NOTHING"  # noqa: S608
+        execute_values(cursor, statement, rows, page_size=500)
+
+    def insert_new(
+        self, cursor: Cursor, table: TableConfig, rows: Sequence[tuple[Any, ...]]
+    ) -> list[tuple[Any, ...]]:
+        """Insert `rows` and return those that were not there already."""
+        columns = ", ".join(table.columns)
+        statement = (
+            f"INSERT INTO {table.name} ({columns}) VALUES %s ON CONFLICT DO NOTHING RETURNING {columns}"  # noqa: S608
+        )
+        new: list[tuple[Any, ...]] = execute_values(cursor, statement, rows, page_size=500, fetch=True)
+        return new
+
+    def copy(self, cursor: Cursor, table: TableConfig, lines: Iterable[str]) -> None:
+        """Append rows given as lines of COPY's text format; any conflict fails them all."""
+        cursor.copy_expert(
+            f"COPY {table.name} ({', '.join(table.columns)}) FROM STDIN", io.StringIO("".join(lines))
+        )
+
+    def close(self) -> None:
+        """Close the connection; the next transaction makes another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> psycopg2.extensions.connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg2.connect(
+                dbname=self._settings["database"],
+                host=self._settings["host"],
+                port=self._settings["port"],
+                user=self._settings["user"],
+                password=self._settings["password"],
+                application_name=f"blackbird {self._service}",
+                connect_timeout=3,
+                # A server that is gone without a word is noticed within these seconds.
+                keepalives_idle=5,
+                keepalives_interval=2,
+                keepalives_count=3,
+                tcp_user_timeout=10_000,
+                options=f"-c lock_timeout={LOCK_TIMEOUT_MS}",
+            )
+        return self._connection
+
+
+class DatabaseThread:
+    """Runs work that blocks, in order, in a thread of its own; the event loop awaits the results.
+
+    The thread is a daemon: a database that does not answer does not keep a service from ending.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="database", daemon=True).start()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return the result of `work`, or raise what it raised."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def job() -> None:
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001 - it goes to whoever awaits the result
+                _hand_over(loop, done, error=error)
+            else:
+                _hand_over(loop, done, result)
+
+        self._jobs.put(job)
+        return await done
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+
+
+def _hand_over(
+    loop: asyncio.AbstractEventLoop,
+    done: asyncio.Future[T],
+    result: T | None = None,
+    error: Exception | None = None,
+) -> None:
+    def settle() -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]  # T may be None itself
+
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(settle)
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def copy_text(text: str) -> str:
+    """Return `text` as COPY's text format writes it."""
+    return text.translate(_ESCAPES)

@@ -1,0 +1,531 @@
+"""The market data collector: order books of Bybit, marked with their group, to the broker.
+
+`POST /subscribe` gives an instrument a stream of its own (bybit_stream.py). Each push of it goes to the keys
+`storage` and `signal` as it was sent, with the channel and the matching key added (feed_publisher.py). On
+every change of the subscriptions the full map goes to `subscription`; a restarted collector takes up the
+subscriptions that it had, and a request on `resync` brings a fresh snapshot of an instrument.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import unicodedata
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+from pydantic import AfterValidator, BaseModel, Field
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bybit_stream import DEPTHS, ConnectionBudget, Inbox, Standing, Stream, Surroundings, use_exchange
+from config import Config
+from feed_publisher import FeedPublisher
+from messages import CHANNELS, Instrument, InvalidMessage, decode_resync, encode_subscriptions
+from messaging import COLLECTOR_SUBSCRIPTIONS, RESYNC, BrokerLost, Session, keep_session
+from service import run_service
+
+logger = logging.getLogger(__name__)
+
+# What a POST waits for: the exchange's answer, then the broker's.
+ANSWER_SECONDS = 2.5
+CONFIRM_SECONDS = 1.0
+# How long the end waits: for sockets to close, then for the broker to take what is left.
+CLOSE_SECONDS = 0.5
+DRAIN_SECONDS = 2.5
+REDECLARE_SECONDS = 2.0
+
+LARGEST_BODY = 64 * 1024
+LARGEST_DISCARDED = 64 * 1024 * 1024
+
+
+class _Saved(msgspec.Struct):
+    symbol: Annotated[str, msgspec.Meta(min_length=1)]
+    matching_key: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+_decode_saved = msgspec.json.Decoder(
+    dict[Literal["spot", "linear", "inverse", "option"], list[_Saved]]
+).decode
+
+
+class FeedManager:
+    """The subscriptions and the streams that serve them."""
+
+    def __init__(self) -> None:
+        self.subscriptions: dict[str, list[str]] = {}
+        self.matching_key: dict[tuple[str, str], str] = {}
+        self.publisher = FeedPublisher(self._mend_gaps)
+        # Streams of subscriptions, and of those that the exchange has not answered yet.
+        self._streams: dict[Instrument, Stream] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._surroundings = Surroundings(
+            inbox=Inbox(),
+            budget=ConnectionBudget(),
+            on_push=self.publisher.publish_book,
+            on_standing=self._on_standing,
+        )
+        self._session: Session | None = None
+        self._restored = False
+        self._unsubscribed_early: set[Instrument] = set()
+        # Done when a stream's task failed, which only a fault of this program makes it do.
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._announced: asyncio.Future[None] | None = None
+
+    # --- subscriptions -----------------------------------------------------------------------
+
+    async def subscribe(self, instrument: Instrument, matching_key: str) -> tuple[Standing, str]:
+        """Subscribe, and return what the exchange thinks of it and why.
+
+        It joins the subscriptions unless the exchange refuses it; an instrument that is there takes the key.
+        """
+        stream = self._streams.get(instrument)
+        if stream is None:
+            stream = Stream(instrument, matching_key, self._surroundings)
+            self._streams[instrument] = stream
+            self._rebuild_tasks()
+        elif stream.matching_key != matching_key:
+            stream.set_matching_key(matching_key)
+            if instrument in self.matching_key:
+                logger.info("%s: matching key %r from now on", instrument, matching_key)
+                self.matching_key[instrument] = matching_key
+                # The signal engine learns the group from the next push.
+                stream.request_snapshot()
+                self._announce()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await stream.answered.wait()
+        if self._streams.get(instrument) is stream:
+            self._keep(stream)
+        await self._broker_knows()
+        return stream.standing, stream.reason
+
+    async def unsubscribe(self, instrument: Instrument) -> None:
+        """End the subscription and its stream; nothing where there is none."""
+        if not self._restored:
+            self._unsubscribed_early.add(instrument)
+        stream = self._streams.pop(instrument, None)
+        if stream is None:
+            return
+        stream.close()
+        if self.matching_key.pop(instrument, None) is not None:
+            logger.info("%s: unsubscribed", instrument)
+            symbols = self.subscriptions[instrument.channel]
+            symbols.remove(instrument.symbol)
+            if not symbols:
+                del self.subscriptions[instrument.channel]
+            self._announce()
+        self._rebuild_tasks()
+        await self._broker_knows()
+
+    def listed(self) -> dict[str, list[dict[str, str]]]:
+        """Return the subscriptions by channel, each with its symbol and matching key."""
+        return {
+            channel: [
+                {"symbol": symbol, "matching_key": self.matching_key[channel, symbol]} for symbol in symbols
+            ]
+            for channel, symbols in self.subscriptions.items()
+        }
+
+    def down(self) -> list[str]:
+        """Return what of the collector's surroundings does not work just now."""
+        down = [] if self.publisher.is_up else ["RabbitMQ"]
+        return down + [
+            f"{instrument}: {stream.phase.value}" + (f" ({stream.reason})" if stream.reason else "")
+            for instrument, stream in self._streams.items()
+            if instrument in self.matching_key and not stream.is_up
+        ]
+
+    def _on_standing(self, stream: Stream) -> None:
+        if self._streams.get(stream.instrument) is not stream or stream.instrument in self.matching_key:
+            return
+        if stream.standing is Standing.REFUSED:
+            del self._streams[stream.instrument]
+            stream.close()
+            self._rebuild_tasks()
+        else:
+            self._keep(stream)
+
+    def _keep(self, stream: Stream) -> None:
+        """Make the stream's instrument one of the subscriptions; from here on only `unsubscribe` ends it."""
+        if stream.instrument in self.matching_key:
+            return
+        channel, symbol = stream.instrument
+        logger.info("%s: subscribed, matching key %r", stream.instrument, stream.matching_key)
+        self.subscriptions.setdefault(channel, []).append(symbol)
+        self.matching_key[stream.instrument] = stream.matching_key
+        self._rebuild_tasks()
+        self._announce()
+
+    def _rebuild_tasks(self) -> None:
+        """Replace all stream tasks by one for each stream; a stream's connection passes to its new task."""
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = [
+            asyncio.create_task(stream.run(), name=str(instrument))
+            for instrument, stream in self._streams.items()
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
+            self.failure.set_exception(error)
+
+    def _announce(self) -> None:
+        # Before what was saved is known, a map without it would put those instruments out.
+        if self._restored:
+            known = [Instrument(*instrument) for instrument in self.matching_key]
+            self._announced = self.publisher.publish_subscriptions(
+                encode_subscriptions(known), json.dumps(self.listed()).encode()
+            )
+
+    async def _broker_knows(self) -> None:
+        """Wait until the broker has the subscriptions as they are, but not long."""
+        if self._announced is not None and self.publisher.is_up:
+            await asyncio.wait([self._announced], timeout=CONFIRM_SECONDS)
+
+    # --- broker ------------------------------------------------------------------------------
+
+    async def keep_publishing(self) -> None:
+        """Keep a session with the broker until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(keep_session(self._serve_session))
+            group.create_task(self._keep_declared())
+
+    async def _serve_session(self, session: Session) -> None:
+        await session.declare_feed()
+        await session.declare_queue(COLLECTOR_SUBSCRIPTIONS)
+        if not self._restored:
+            saved = await session.peek(COLLECTOR_SUBSCRIPTIONS) if Config.RESTORE_SUBSCRIPTIONS else None
+            self._restored = True
+            if saved is not None:
+                self._restore(saved[1])
+            self._announce()
+        await self.publisher.start(session)
+        self._session = session
+        queue = await session.declare_private_queue()
+        await session.bind(queue, RESYNC)
+        await session.consume(queue, self._on_resync)
+
+    async def _keep_declared(self) -> None:
+        """Declare exchange and queues again now and then: pushes for a queue that was deleted go nowhere."""
+        while True:
+            await asyncio.sleep(REDECLARE_SECONDS)
+            if self._session is not None and self._session.is_open:
+                with contextlib.suppress(BrokerLost):
+                    await self._session.declare_feed()
+
+    def _restore(self, body: bytes) -> None:
+        try:
+            saved = _decode_saved(body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            logger.warning("what was saved of the subscriptions can't be understood: %s", error)
+            return
+        for channel, entries in saved.items():
+            for entry in entries:
+                instrument = Instrument(channel, entry.symbol)
+                if instrument not in self._streams and instrument not in self._unsubscribed_early:
+                    stream = Stream(instrument, entry.matching_key, self._surroundings)
+                    self._streams[instrument] = stream
+                    self.subscriptions.setdefault(channel, []).append(entry.symbol)
+                    self.matching_key[instrument] = entry.matching_key
+        logger.info("%d subscriptions taken up again", len(self.matching_key))
+        self._rebuild_tasks()
+
+    def _on_resync(
+        self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
+        try:
+            instrument = decode_resync(body)
+        except InvalidMessage as error:
+            with contextlib.suppress(BrokerLost):
+                self.publisher.dead_letter(RESYNC, str(error), properties, body)
+        else:
+            stream = self._streams.get(instrument)
+            if stream is None:
+                logger.debug("%s: asked for a snapshot of it, but it is not subscribed", instrument)
+            else:
+                stream.request_snapshot()
+        if channel.is_open:
+            channel.basic_ack(method.delivery_tag or 0)
+
+    def _mend_gaps(self, instruments: set[Instrument]) -> None:
+        for instrument in instruments:
+            if (stream := self._streams.get(instrument)) is not None:
+                stream.request_snapshot()
+
+    # --- the end -----------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close all streams, then have the broker confirm what was taken."""
+        for task in self._tasks:
+            task.cancel()
+        closing = [stream.close() for stream in self._streams.values()]
+        deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            if all(closed is None or closed.is_set() for closed in closing):
+                break
+            await asyncio.sleep(0.01)
+        await self.publisher.drain(DRAIN_SECONDS)
+
+
+# --- HTTP ----------------------------------------------------------------------------------------
+
+
+def _without_control_characters(text: str) -> str:
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        raise ValueError("expected no control characters")
+    return text
+
+
+_Name = Annotated[
+    str,
+    Field(min_length=1, max_length=64, json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"}),
+    AfterValidator(_without_control_characters),
+]
+_ChannelName = Annotated[_Name, Field(json_schema_extra={"enum": list(CHANNELS)})]
+
+
+class Unsubscription(BaseModel):
+    """An instrument: a symbol on a channel."""
+
+    symbol: _Name = Field(examples=["BTCUSDT"])
+    # Another one is a 400 of its own, not a 422: the reader may have mistyped a name he may choose.
+    channel: _ChannelName
+
+    @property
+    def instrument(self) -> Instrument:
+        """Return the instrument; raises HTTPException where the exchange has no such channel."""
+        if self.channel not in CHANNELS:
+            raise HTTPException(
+                HTTPStatus.BAD_REQUEST,
+                f"unknown channel {self.channel!r}: expected one of {', '.join(CHANNELS)}",
+            )
+        return Instrument(self.channel, self.symbol)
+
+
+class Subscription(Unsubscription):
+    """An instrument and the group that it trades in."""
+
+    matching_key: _Name = Field(examples=["a"])
+
+
+class Done(BaseModel):
+    """What was asked for holds."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Pending(BaseModel):
+    """What was asked for is kept, and holds once the exchange can be reached."""
+
+    status: Literal["pending"] = "pending"
+    detail: str
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    detail: str
+
+
+class Listed(BaseModel):
+    """A subscription of a channel."""
+
+    symbol: str
+    matching_key: str
+
+
+class Health(BaseModel):
+    """Whether the exchange's streams and the broker are up, and what is not."""
+
+    status: Literal["ok", "down"]
+    down: list[str]
+    dropped: int = Field(description="pushes that were dropped because the broker did not take them")
+
+
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "unknown channel, or refused by the exchange"},
+    413: {"model": Problem, "description": "body too large"},
+}
+
+
+def create_app(manager: FeedManager) -> FastAPI:
+    """Return the HTTP side of `manager`."""
+    app = FastAPI(title="Blackbird market data collector", version="1")
+    app.add_middleware(BodyLimit)
+    app.add_exception_handler(RequestValidationError, _invalid_body)
+    app.add_exception_handler(HTTPException, _http_error)
+
+    @app.post("/subscribe", responses={**_REFUSED, 202: {"model": Pending, "description": "kept for later"}})
+    async def subscribe(subscription: Subscription) -> Done:
+        standing, reason = await manager.subscribe(subscription.instrument, subscription.matching_key)
+        if standing is Standing.REFUSED:
+            raise HTTPException(
+                HTTPStatus.BAD_REQUEST, f"the exchange refuses {subscription.instrument}: {reason}"
+            )
+        if standing is Standing.ACCEPTED:
+            return Done()
+        detail = (
+            f"{subscription.instrument} is kept, the exchange can't be reached: {reason or standing.value}"
+        )
+        return JSONResponse(Pending(detail=detail).model_dump(), HTTPStatus.ACCEPTED)  # type: ignore[return-value]
+
+    @app.post("/unsubscribe", responses=_REFUSED)
+    async def unsubscribe(subscription: Unsubscription) -> Done:
+        await manager.unsubscribe(subscription.instrument)
+        return Done()
+
+    @app.get("/subscriptions")
+    async def subscriptions() -> dict[str, list[Listed]]:
+        return {
+            channel: [Listed(**entry) for entry in entries] for channel, entries in manager.listed().items()
+        }
+
+    @app.get("/health", responses={503: {"model": Health, "description": "something is down"}})
+    async def health() -> Health:
+        down = manager.down()
+        answer = Health(status="down" if down else "ok", down=down, dropped=manager.publisher.dropped)
+        if down:
+            return JSONResponse(answer.model_dump(), HTTPStatus.SERVICE_UNAVAILABLE)  # type: ignore[return-value]
+        return answer
+
+    return app
+
+
+async def _invalid_body(_request: Request, error: Exception) -> JSONResponse:
+    # The input is not repeated: it may hold what JSON can spell and UTF-8 can't.
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    detail = [{name: problem[name] for name in ("type", "loc", "msg")} for problem in problems]
+    return JSONResponse({"detail": detail}, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - what this handler is registered for
+    if isinstance(error.__cause__, UnicodeDecodeError | RecursionError):
+        # FastAPI names these 400; they are bodies that are no JSON like any other.
+        detail = [{"type": "json_invalid", "loc": ["body"], "msg": "JSON decode error"}]
+        return JSONResponse({"detail": detail}, HTTPStatus.UNPROCESSABLE_ENTITY)
+    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+
+class BodyLimit:
+    """Refuses bodies above LARGEST_BODY with 413, having read them so that the client hears it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = bytearray()
+        length = 0
+        more = True
+        while more and length <= LARGEST_DISCARDED:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            chunk = message.get("body", b"")
+            length += len(chunk)
+            if length <= LARGEST_BODY:
+                body += chunk
+            more = message.get("more_body", False)
+        if length > LARGEST_BODY:
+            detail = f"expected a body of at most {LARGEST_BODY} bytes"
+            await JSONResponse({"detail": detail}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)(scope, receive, send)
+            return
+        whole: Message | None = {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        async def replay() -> Message:
+            nonlocal whole
+            message, whole = whole, None
+            return message if message is not None else await receive()
+
+        await self._app(scope, replay, send)
+
+
+class Server(uvicorn.Server):
+    """uvicorn inside the service's own event loop, which handles the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+# --- the process ---------------------------------------------------------------------------------
+
+
+async def serve(stop: asyncio.Event, listening: socket.socket) -> None:
+    """Collect until `stop`: HTTP on the `listening` socket, streams, publishing."""
+    manager = FeedManager()
+    server = Server(
+        uvicorn.Config(
+            create_app(manager),
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    logger.info("HTTP on http://%s:%s", *listening.getsockname()[:2])
+    web = asyncio.create_task(server.serve(sockets=[listening]), name="http")
+    publishing = asyncio.create_task(manager.keep_publishing(), name="publishing")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    ends: list[asyncio.Future[Any]] = [web, publishing, stopping, manager.failure]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await manager.close()
+    publishing.cancel()
+    stopping.cancel()
+    manager.failure.cancel()
+    ended = await asyncio.gather(web, publishing, manager.failure, return_exceptions=True)
+    for outcome in ended:
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+def check_settings(environment: Mapping[str, Any]) -> None:
+    """End the process with one line where settings of the collector make no sense together."""
+    asked = environment["ORDERBOOK_DEPTH"]
+    if not any(asked in depths for depths in DEPTHS.values() if depths != DEPTHS["option"]):
+        expected = ", ".join(map(str, DEPTHS["spot"]))
+        raise SystemExit(f"setting ORDERBOOK_DEPTH: expected one of {expected}, was {asked}")
+    url = environment["BYBIT_WS_URL"]
+    if url and not url.startswith(("ws://", "wss://")):
+        raise SystemExit(f"setting BYBIT_WS_URL: expected ws://... or wss://..., was {url!r}")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; ends the process with one line where that can't be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), port), family=family, backlog=128)
+    except OSError as error:
+        raise SystemExit(f"can't listen on {host}:{port} (COLLECTOR_HOST, COLLECTOR_PORT): {error}") from None
+
+
+def main() -> None:
+    """Run the collector as a process."""
+    check_settings(vars(Config))
+    use_exchange(Config.BYBIT_WS_URL)
+    listening = listen(Config.COLLECTOR_HOST, Config.COLLECTOR_PORT)
+    run_service("market data collector", lambda stop: serve(stop, listening))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,351 @@
+"""The broker: names of exchange, keys and queues, and a connection that comes back by itself.
+
+One `Session` is one connection with one channel. Whatever goes wrong with it (broker gone, exchange or queue
+deleted, another process has the queue to itself) ends the session, and `keep_session` starts the next one:
+starting and recovering are the same path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pika
+import pika.exceptions
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from config import Config
+
+logger = logging.getLogger(__name__)
+
+EXCHANGE = "data_feeder"
+STORAGE = "storage"
+SIGNAL = "signal"
+SUBSCRIPTION = "subscription"
+RESYNC = "resync"
+ORDERS = "orders"
+
+# Last-value queues: one message each, kept for whoever starts ("At start only the newest map counts").
+LATEST_SUBSCRIPTION = "subscription.latest"
+COLLECTOR_SUBSCRIPTIONS = "collector.subscriptions"
+
+# Arguments of the durable queues; a queue that exists with others is an error of the broker's.
+QUEUE_ARGUMENTS: Mapping[str, dict[str, Any]] = {
+    STORAGE: {},
+    # Stale books may fall out; the gap in `u` that this leaves is mended by a snapshot.
+    SIGNAL: {"x-max-length": 100_000},
+    SUBSCRIPTION: {},
+    LATEST_SUBSCRIPTION: {"x-max-length": 1},
+    COLLECTOR_SUBSCRIPTIONS: {"x-max-length": 1},
+    ORDERS: {},
+}
+FEED_QUEUES = {
+    STORAGE: STORAGE,
+    SIGNAL: SIGNAL,
+    SUBSCRIPTION: SUBSCRIPTION,
+    LATEST_SUBSCRIPTION: SUBSCRIPTION,
+}
+DEAD_LETTER_ARGUMENTS = {"x-max-length-bytes": 200_000_000}
+
+LONGEST_PAUSE = 2.0
+LOG_INTERVAL = 5.0
+PERSISTENT = pika.DeliveryMode.Persistent
+
+OnMessage = Callable[[Channel, Basic.Deliver, BasicProperties, bytes], None]
+
+
+class BrokerLost(Exception):
+    """The session ended; everything not acknowledged or confirmed on it is open again."""
+
+
+class QueueTaken(BrokerLost):
+    """Another process consumes the queue and has it to itself."""
+
+
+def connection_parameters() -> pika.ConnectionParameters:
+    """Return where the broker is and who we are, from the settings."""
+    return pika.ConnectionParameters(
+        host=Config.RABBITMQ_HOST,
+        port=Config.RABBITMQ_PORT,
+        virtual_host=Config.RABBITMQ_VHOST,
+        credentials=pika.PlainCredentials(Config.RABBITMQ_USER, Config.RABBITMQ_PASSWORD),
+        heartbeat=Config.RABBITMQ_HEARTBEAT,
+        socket_timeout=5,
+        stack_timeout=10,
+    )
+
+
+class Session:
+    """One connection with one channel, as long as both live.
+
+    Methods that ask the broker something raise BrokerLost when the session ends before the answer.
+    """
+
+    def __init__(self) -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Whoever waits sees the exception; nobody waiting is no error.
+        self.lost.add_done_callback(lambda lost: lost.cancelled() or lost.exception())
+        self._connection: AsyncioConnection | None = None
+        self._channel: Channel | None = None
+
+    @classmethod
+    async def open(cls, parameters: pika.ConnectionParameters) -> Session:
+        """Connect and open a channel; raises BrokerLost where that fails."""
+        session = cls()
+        opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        connection = AsyncioConnection(
+            parameters,
+            on_open_callback=lambda _: _resolve(opened),
+            on_open_error_callback=lambda _, error: session._end(BrokerLost(_reason(error))),
+            on_close_callback=lambda _, error: session._end(BrokerLost(_reason(error))),
+        )
+        session._connection = connection
+        try:
+            await session._answer(opened)
+            connection.add_on_connection_blocked_callback(
+                lambda *_: logger.warning("the broker takes nothing: it is short of memory or disk")
+            )
+            connection.add_on_connection_unblocked_callback(
+                lambda *_: logger.info("the broker takes messages again")
+            )
+            channel: Channel = await session._ask(lambda done: connection.channel(on_open_callback=done))
+        except BaseException:
+            session.close()
+            raise
+        channel.add_on_close_callback(lambda _, error: session._end(_channel_loss(error)))
+        channel.add_on_cancel_callback(lambda _: session._end(BrokerLost("a queue was deleted")))
+        session._channel = channel
+        return session
+
+    @property
+    def channel(self) -> Channel:
+        """The channel; raises BrokerLost when the session has ended."""
+        if self._channel is None or self.lost.done():
+            raise BrokerLost("not connected")
+        return self._channel
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the session still lives."""
+        return self._channel is not None and not self.lost.done()
+
+    async def declare_queue(self, name: str) -> int:
+        """Declare one of the durable queues and return how many messages wait in it."""
+        channel = self.channel
+        declared = await self._ask(
+            lambda done: channel.queue_declare(
+                name, durable=True, arguments=QUEUE_ARGUMENTS[name] or None, callback=done
+            )
+        )
+        return int(declared.method.message_count)
+
+    async def declare_feed(self) -> None:
+        """Declare the exchange and the queues bound to it, as every service that reads or writes it does."""
+        channel = self.channel
+        await self._ask(
+            lambda done: channel.exchange_declare(
+                EXCHANGE, exchange_type="topic", durable=True, callback=done
+            )
+        )
+        for queue, key in FEED_QUEUES.items():
+            await self.declare_queue(queue)
+            await self.bind(queue, key)
+
+    async def declare_private_queue(self) -> str:
+        """Declare a queue of this session's own, gone with it, and return its name."""
+        channel = self.channel
+        declared = await self._ask(
+            lambda done: channel.queue_declare("", exclusive=True, auto_delete=True, callback=done)
+        )
+        return str(declared.method.queue)
+
+    async def bind(self, queue: str, key: str) -> None:
+        """Bind `queue` to the routing key of the exchange."""
+        channel = self.channel
+        await self._ask(lambda done: channel.queue_bind(queue, EXCHANGE, key, callback=done))
+
+    async def limit_unacknowledged(self, messages: int) -> None:
+        """Let at most `messages` be on their way to each consumer that is started after this."""
+        channel = self.channel
+        await self._ask(lambda done: channel.basic_qos(prefetch_count=messages, callback=done))
+
+    async def consume(
+        self, queue: str, on_message: OnMessage, *, exclusive: bool = False, auto_ack: bool = False
+    ) -> str:
+        """Start a consumer and return its tag; raises QueueTaken where another has `queue` to itself."""
+        channel = self.channel
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        tag = channel.basic_consume(
+            queue,
+            on_message,
+            exclusive=exclusive,
+            auto_ack=auto_ack,
+            callback=lambda frame: _resolve(done, frame),
+        )
+        await self._answer(done)
+        return tag
+
+    async def cancel(self, consumer_tag: str) -> None:
+        """Stop a consumer; what it was given stays to be acknowledged."""
+        channel = self.channel
+        await self._ask(lambda done: channel.basic_cancel(consumer_tag, callback=done))
+
+    async def get(self, queue: str) -> tuple[int, BasicProperties, bytes] | None:
+        """Take one message (delivery tag, properties, body), or None where the queue is empty."""
+        channel = self.channel
+        taken: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        channel.add_callback(lambda _: _resolve(taken, None), [Basic.GetEmpty])
+        channel.basic_get(
+            queue, callback=lambda _, method, props, body: _resolve(taken, (method.delivery_tag, props, body))
+        )
+        message: tuple[int, BasicProperties, bytes] | None = await self._answer(taken)
+        return message
+
+    async def peek(self, queue: str) -> tuple[BasicProperties, bytes] | None:
+        """Return the first message of `queue` and leave it there."""
+        taken = await self.get(queue)
+        if taken is None:
+            return None
+        tag, properties, body = taken
+        self.channel.basic_nack(tag, requeue=True)
+        return properties, body
+
+    async def purge(self, queue: str) -> None:
+        """Throw away what waits in `queue`."""
+        channel = self.channel
+        await self._ask(lambda done: channel.queue_purge(queue, callback=done))
+
+    async def confirm_publishes(self, on_confirm: Callable[[Any], None]) -> None:
+        """Have the broker confirm each publish of this session to `on_confirm` (pika's method frame)."""
+        channel = self.channel
+        await self._ask(lambda done: channel.confirm_delivery(on_confirm, callback=done))
+
+    def publish(self, exchange: str, key: str, body: bytes, properties: BasicProperties) -> None:
+        """Send a message; raises BrokerLost when the session has ended."""
+        try:
+            self.channel.basic_publish(exchange, key, body, properties)
+        except (pika.exceptions.AMQPError, AssertionError) as error:
+            raise BrokerLost(_reason(error)) from None
+
+    def acknowledge(self, delivery_tag: int, *, multiple: bool = False) -> None:
+        """Acknowledge a delivery, with `multiple` all before it too; on an ended session nothing happens."""
+        if self.is_open:
+            self.channel.basic_ack(delivery_tag, multiple=multiple)
+
+    def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
+        """Put a body that `queue` cannot take into `<queue>.dead`, the reason in a header, and log it.
+
+        The caller acknowledges the delivery afterwards: on one channel the broker works in this order.
+        """
+        dead = f"{queue}.dead"
+        logger.warning("message from %s dead-lettered: %s", queue, reason)
+        self.channel.queue_declare(dead, durable=True, arguments=DEAD_LETTER_ARGUMENTS)
+        headers = {"reason": reason[:1000], "queue": queue}
+        kept = BasicProperties(
+            delivery_mode=PERSISTENT,
+            headers=headers,
+            correlation_id=properties.correlation_id,
+            reply_to=None,
+        )
+        self.publish("", dead, body, kept)
+
+    def close(self) -> None:
+        """End the session; what is not acknowledged goes back to the broker."""
+        if self._connection is not None and not (self._connection.is_closing or self._connection.is_closed):
+            self._connection.close()
+
+    async def closed(self) -> None:
+        """Close and wait until the broker has seen everything that was sent before."""
+        self.close()
+        await asyncio.wait([self.lost], timeout=2)
+
+    async def _ask(self, call: Callable[[Callable[..., None]], Any]) -> Any:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
+            call(lambda *frames: _resolve(done, frames[0] if frames else None))
+        except pika.exceptions.AMQPError as error:
+            raise BrokerLost(_reason(error)) from None
+        return await self._answer(done)
+
+    async def _answer(self, done: asyncio.Future[Any]) -> Any:
+        await asyncio.wait([done, self.lost], return_when=asyncio.FIRST_COMPLETED)
+        if done.done():
+            return done.result()
+        self.lost.result()
+        raise BrokerLost("closed")
+
+    def _end(self, error: BrokerLost) -> None:
+        if not self.lost.done():
+            self.lost.set_exception(error)
+        self.close()
+
+
+async def keep_session(serve: Callable[[Session], Awaitable[None]]) -> None:
+    """Keep a session until cancelled: connect, `serve`, wait for its end, and again with growing pauses.
+
+    `serve` declares and consumes what the service needs and returns. Cancelling closes the session.
+    """
+    pause = 0.05
+    outage = RepeatedWarning()
+    while True:
+        session = None
+        try:
+            session = await Session.open(connection_parameters())
+            await serve(session)
+            outage.over("connected to the broker at %s:%s", Config.RABBITMQ_HOST, Config.RABBITMQ_PORT)
+            pause = 0.05
+            await asyncio.shield(session.lost)
+        except QueueTaken as error:
+            outage.warn("another process does this work already (%s); waiting until it ends", error)
+            pause = LONGEST_PAUSE / 2
+        except BrokerLost as error:
+            outage.warn(
+                "no broker at %s:%s (%s); trying again", Config.RABBITMQ_HOST, Config.RABBITMQ_PORT, error
+            )
+        finally:
+            if session is not None:
+                await session.closed()
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
+
+
+class RepeatedWarning:
+    """A warning about something that lasts, logged at once and then every few seconds."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def warn(self, text: str, *arguments: object) -> None:
+        """Log the warning unless it was logged a moment ago."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next:
+            self._next = now + LOG_INTERVAL
+            logger.warning(text, *arguments)
+
+    def over(self, text: str, *arguments: object) -> None:
+        """Log that it is over."""
+        self._next = 0.0
+        logger.info(text, *arguments)
+
+
+def _resolve(future: asyncio.Future[Any], result: Any = None) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _channel_loss(error: BaseException) -> BrokerLost:
+    # 403 on a consumer: "queue 'orders' in vhost '/' in exclusive use".
+    if isinstance(error, pika.exceptions.ChannelClosedByBroker) and "exclusive use" in error.reply_text:
+        return QueueTaken(error.reply_text.removeprefix("ACCESS_REFUSED - "))
+    return BrokerLost(_reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    for cause in (error, *error.args):
+        if isinstance(cause, pika.exceptions.ConnectionClosed | pika.exceptions.ChannelClosed):
+            return f"{cause.reply_code} {cause.reply_text}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Brings what Blackbird runs on: the Python environment, TimescaleDB and RabbitMQ.
+set -euo pipefail
+umask 022
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+
+usage() {
+  cat <<'TEXT'
+usage: ./setup.sh                            bring uv, the Python environment and both servers; safe to repeat
+       ./setup.sh start [broker|database]    start the servers (and create database, schema and virtual host)
+       ./setup.sh stop  [broker|database]    stop what this checkout started
+       ./setup.sh status                     say what runs where; exit status 1 unless both answer
+       ./setup.sh reset [--yes]              empty POSTGRES_DB and RABBITMQ_VHOST, after asking
+       ./setup.sh psql [ARGS]                a prompt on the database
+       ./setup.sh rabbitmqctl [ARGS]         a command for the broker
+
+Settings come from the environment, then from variables.env. Other ports and folders
+(POSTGRES_PORT, PGDATA_PATH, RABBITMQ_PORT, RABBITMQ_MANAGEMENT_PORT, RABBITMQ_DATA_PATH,
+with Docker CONTAINER_NAME_DB and CONTAINER_NAME_RABBITMQ too) are another pair of servers.
+TEXT
+}
+
+# shellcheck source=infrastructure/settings.sh
+. "$here/infrastructure/settings.sh"
+# shellcheck source=infrastructure/machine.sh
+. "$here/infrastructure/machine.sh"
+# shellcheck source=infrastructure/tools.sh
+. "$here/infrastructure/tools.sh"
+# shellcheck source=infrastructure/docker.sh
+. "$here/infrastructure/docker.sh"
+# shellcheck source=infrastructure/native_database.sh
+. "$here/infrastructure/native_database.sh"
+# shellcheck source=infrastructure/native_broker.sh
+. "$here/infrastructure/native_broker.sh"
+# shellcheck source=infrastructure/servers.sh
+. "$here/infrastructure/servers.sh"
+
+# each_server ACTION [broker|database]
+each_server() {
+  case ${2-} in
+    "") "$1" database; "$1" broker ;;
+    database | broker) "$1" "$2" ;;
+    *) fail "expected broker or database, was $2" ;;
+  esac
+}
+
+reset() {
+  local answer=
+  if [ "${1-}" != --yes ]; then
+    [ -t 0 ] || fail "reset asks before it empties anything: say --yes where nobody can answer"
+    say "This empties database $POSTGRES_DB on port $POSTGRES_PORT and virtual host $RABBITMQ_VHOST on port $RABBITMQ_PORT."
+    read -r -p "Type yes to go on: " answer
+    [ "$answer" = yes ] || fail "nothing was changed"
+  fi
+  locked each_server start_server
+  locked empty_database
+  locked empty_virtual_host
+}
+
+main() {
+  local command=${1-}
+  [ $# = 0 ] || shift
+  case $command in help | -h | --help) usage; return ;; esac
+  read_settings
+  find_python
+  case $command in
+    "") bring_tools; locked each_server start_server ;;
+    start) locked each_server start_server "${1-}" ;;
+    stop) locked each_server stop_server "${1-}" ;;
+    status) status ;;
+    reset) reset "${1-}" ;;
+    psql) database_client "$@" ;;
+    rabbitmqctl) broker_command "$@" ;;
+    *) usage >&2; fail "unknown command: $command" ;;
+  esac
+}
+
+main "$@"

@@ -1,0 +1,452 @@
+"""Signal engine: keeps the books of each matching group, sends the orders that open and close spreads.
+
+Book messages are worked off one at a time, in order: while an order is out, those that follow wait, and only
+when its answer takes longer than a second are they applied without a look. What to do is `Signal`'s; how
+orders travel is `OrderManager`'s; this file takes messages to the one and orders to the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from config import Config
+from messages import (
+    QUESTION,
+    BookMessage,
+    Instrument,
+    InvalidMessage,
+    Order,
+    Reply,
+    decode_book,
+    decode_reply,
+    decode_subscriptions,
+    encode_order,
+    encode_resync,
+)
+from messaging import (
+    EXCHANGE,
+    LATEST_SUBSCRIPTION,
+    ORDERS,
+    PERSISTENT,
+    RESYNC,
+    SIGNAL,
+    SUBSCRIPTION,
+    BrokerLost,
+    Session,
+    keep_session,
+)
+from service import run_service
+from spread_signal import Look, Signal
+from spreads import OpenSpreads, Pair, Spread, new_id
+
+__all__ = ["OpenSpreads", "OrderManager", "Pair", "Signal", "SignalService", "Spread"]
+
+logger = logging.getLogger(__name__)
+
+UNACKNOWLEDGED = 2000
+ACKNOWLEDGE_EVERY = 100
+ACKNOWLEDGE_SECONDS = 0.05
+# An answer that takes longer than this is late: books go on being kept without it.
+LATE_SECONDS = 1.0
+ASK_AGAIN_SECONDS = 1.0
+ASK_SPREADS_SECONDS = 2.0
+# Pauses between requests for a snapshot of the same book.
+SHORTEST_RESYNC = 0.5
+LONGEST_RESYNC = 30.0
+SKIPPING = 5  # so many snapshots asked for in a row are worth a word in the log
+
+
+def milliseconds() -> int:
+    """Return the time of day in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class OrderManager:
+    """Sends orders to the trading engine and waits for its answers, by correlation id.
+
+    An order's outcome is confirmed, refused or unknown; unknown is asked about with the same order id until
+    it is known, over as many connections as it takes. One order is out at a time.
+    """
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._reply_queue = ""
+        self._order: Order | None = None
+        self._on_reply: Callable[[Reply], None] | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._on_spreads: Callable[[Reply], None] | None = None
+        self._question = ""
+        self._ask_spreads: asyncio.TimerHandle | None = None
+
+    async def attach(self, session: Session) -> None:
+        """Use `session` from now on; what was asked on another is asked again."""
+        self._reply_queue = await session.declare_private_queue()
+        await session.consume(self._reply_queue, self._take, auto_ack=True)
+        self._session = session
+        if self._order is not None:
+            self._send()
+        if self._on_spreads is not None:
+            self._ask()
+
+    def send(self, order: Order, on_reply: Callable[[Reply], None]) -> None:
+        """Send an order; `on_reply` is called once, when its outcome is known."""
+        self._order = order
+        self._on_reply = on_reply
+        self._send()
+
+    def open_spreads(self, on_reply: Callable[[Reply], None]) -> None:
+        """Ask the engine what is open, again every 2 s until it says."""
+        self._on_spreads = on_reply
+        self._ask()
+
+    def close(self) -> None:
+        """Ask no more."""
+        for timer in (self._again, self._ask_spreads):
+            if timer is not None:
+                timer.cancel()
+
+    def _send(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        self._again = asyncio.get_running_loop().call_later(ASK_AGAIN_SECONDS, self._send_again)
+        if self._order is not None:
+            self._publish(encode_order(self._order), str(self._order.order_id))
+
+    def _send_again(self) -> None:
+        if self._order is not None:
+            logger.warning("no answer to order %s yet: asking again", self._order.order_id)
+            self._send()
+
+    def _ask(self) -> None:
+        if self._ask_spreads is not None:
+            self._ask_spreads.cancel()
+        if self._on_spreads is None:
+            return
+        self._ask_spreads = asyncio.get_running_loop().call_later(ASK_SPREADS_SECONDS, self._ask)
+        self._question = new_id()
+        self._publish(QUESTION, self._question)
+
+    def _publish(self, body: bytes, correlation_id: str) -> None:
+        # Without a broker nothing is sent; it is asked again when there is one.
+        with contextlib.suppress(BrokerLost):
+            if self._session is not None:
+                properties = BasicProperties(
+                    delivery_mode=PERSISTENT, reply_to=self._reply_queue, correlation_id=correlation_id
+                )
+                self._session.publish("", ORDERS, body, properties)
+
+    def _take(self, _: Channel, __: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        try:
+            reply = decode_reply(body)
+        except InvalidMessage as error:
+            logger.warning("reply that is none, ignored: %s", error)
+            return
+        correlation_id = properties.correlation_id
+        if self._order is not None and correlation_id == self._order.order_id:
+            on_reply = self._on_reply
+            self._order = self._on_reply = None
+            if self._again is not None:
+                self._again.cancel()
+            assert on_reply is not None  # noqa: S101 - set with the order
+            on_reply(reply)
+        elif self._on_spreads is not None and correlation_id == self._question and reply.acked:
+            on_spreads = self._on_spreads
+            self._on_spreads = None
+            if self._ask_spreads is not None:
+                self._ask_spreads.cancel()
+            on_spreads(reply)
+
+
+class Arrived(NamedTuple):
+    """A book message that waits to be worked off."""
+
+    delivery_tag: int
+    message: BookMessage
+    heard_at: int
+    body: bytes
+    properties: BasicProperties
+
+
+class SignalService:
+    """The signal engine between broker and trading engine.
+
+    Nothing is sent before the trading engine has said which spreads are open (`_ready`). While an order is
+    out, `_look` is the look that it came from; `_late` says that its answer takes long.
+    """
+
+    def __init__(self, signal: Signal, orders: OrderManager) -> None:
+        self.signal = signal
+        self.orders = orders
+        self._session: Session | None = None
+        self._inbox: deque[Arrived] = deque()
+        self._look: Look | None = None
+        self._late = False
+        self._late_timer: asyncio.TimerHandle | None = None
+        self._ready = False
+        self._taken = 0  # delivery tags
+        self._worked_off = 0
+        self._acknowledged = 0
+        self._outdated_maps = 0
+        self._resync: dict[Instrument, Resync] = {}
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Work until `stop`; then wait for the answer to an order that is out, at most 3 s."""
+        self.orders.open_spreads(self._restore)
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(keep_session(self._open)),
+            asyncio.create_task(self._acknowledge_regularly()),
+            asyncio.create_task(self._ask_for_snapshots()),
+        ]
+        stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+            await self._finish()
+        finally:
+            self.orders.close()
+            for task in (*tasks, stopping):
+                task.cancel()
+            await asyncio.wait(tasks, timeout=2)
+
+    async def _open(self, session: Session) -> None:
+        """Take the book queue for this engine alone; begin with the newest subscription map."""
+        self._inbox.clear()
+        self._taken = self._worked_off = self._acknowledged = 0
+        await session.declare_feed()
+        await session.declare_queue(ORDERS)
+        await session.limit_unacknowledged(UNACKNOWLEDGED)
+        # Maps that wait are older than the newest one, which is kept in a queue of its own.
+        self._outdated_maps = await session.declare_queue(SUBSCRIPTION)
+        self._session = session
+        # Whoever has this queue is the signal engine; a second one waits here.
+        await session.consume(SUBSCRIPTION, self._take_subscriptions, exclusive=True)
+        newest = await session.peek(LATEST_SUBSCRIPTION)
+        if newest is not None:
+            self._apply_subscriptions(newest[1])
+            for instrument in self.signal.named:
+                self._request(session, instrument)
+        await self.orders.attach(session)
+        await session.consume(SIGNAL, self._take_book, exclusive=True)
+
+    # --- subscriptions ---------------------------------------------------------------------------
+
+    def _take_subscriptions(
+        self, _: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
+        session = self._session
+        if session is None:
+            return
+        if self._outdated_maps:
+            self._outdated_maps -= 1
+        else:
+            error = self._apply_subscriptions(body)
+            if error is not None:
+                session.dead_letter(SUBSCRIPTION, error, properties, body)
+        session.acknowledge(deliver.delivery_tag or 0)
+
+    def _apply_subscriptions(self, body: bytes) -> str | None:
+        try:
+            self.signal.on_subscriptions(decode_subscriptions(body))
+        except InvalidMessage as error:
+            return str(error)
+        return None
+
+    # --- books -----------------------------------------------------------------------------------
+
+    def _take_book(
+        self, _: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
+        self._taken = tag = deliver.delivery_tag or 0
+        now = milliseconds()
+        published = (properties.headers or {}).get("published_at")
+        # A time from the future would keep a book young for ever.
+        heard_at = min(published, now) if type(published) is int else now
+        try:
+            arrived = Arrived(tag, decode_book(body), heard_at, body, properties)
+        except InvalidMessage as error:
+            self._dead_letter(str(error), properties, body)
+            return
+        self._inbox.append(arrived)
+        if self._look is None:
+            self._work()
+        elif self._late:
+            self._apply_all()
+        if self._worked_off - self._acknowledged >= ACKNOWLEDGE_EVERY:
+            self._acknowledge()
+
+    def _work(self) -> None:
+        """Work messages off until an order is out or none is left."""
+        while self._look is None and self._inbox:
+            pairs = self._apply_next()
+            if pairs and self._ready:
+                self._start(self.signal.look(pairs))
+
+    def _apply_all(self) -> None:
+        while self._inbox:
+            self._apply_next()
+
+    def _apply_next(self) -> Sequence[Pair]:
+        arrived = self._inbox.popleft()
+        self._worked_off = arrived.delivery_tag
+        try:
+            return self.signal.on_book(arrived.message, arrived.heard_at)
+        except InvalidMessage as error:
+            self._dead_letter(str(error), arrived.properties, arrived.body)
+        except Exception as error:
+            # The edge: a message that crashes the engine is put aside, and its book is fetched anew.
+            logger.exception("order-book message of %s crashed the handler", arrived.message.instrument)
+            self._dead_letter(f"crashed the handler: {error!r}", arrived.properties, arrived.body)
+            self.signal.distrust(arrived.message.instrument)
+        return ()
+
+    def _dead_letter(self, reason: str, properties: BasicProperties, body: bytes) -> None:
+        with contextlib.suppress(BrokerLost):
+            if self._session is not None:
+                self._session.dead_letter(SIGNAL, reason, properties, body)
+
+    # --- orders ----------------------------------------------------------------------------------
+
+    def _start(self, look: Look) -> None:
+        order = next(look, None)
+        if order is not None:
+            self._send(look, order)
+
+    def _send(self, look: Look, order: Order) -> None:
+        self._look = look
+        self._late = False
+        self._late_timer = asyncio.get_running_loop().call_later(LATE_SECONDS, self._become_late)
+        self.orders.send(order, self._answered)
+
+    def _become_late(self) -> None:
+        self._late = True
+        self._apply_all()
+
+    def _answered(self, reply: Reply) -> None:
+        look = self._look
+        assert look is not None and self._late_timer is not None  # noqa: S101, PT018 - an order was out
+        self._late_timer.cancel()
+        self._look = None
+        try:
+            order: Order | None = look.send(reply)
+        except StopIteration:
+            order = None
+        if not reply.acked and reply.info.startswith("invalid order: spread_id"):
+            # What the engine has open is not what we think: it is the authority.
+            logger.warning("refused: %s; asking which spreads are open", reply.info)
+            self._ready = False
+            self.orders.open_spreads(self._restore)
+        if self._late or not self._ready:
+            # The books have moved on under the look: whatever it would order next is decided anew.
+            look.close()
+            order = None
+        if order is not None:
+            self._send(look, order)
+            return
+        if self._late and self._ready:
+            self._late = False
+            self._start(self.signal.look(self.signal.all_pairs()))
+        self._work()
+
+    def _restore(self, reply: Reply) -> None:
+        self.signal.restore(reply.open_spreads or ())
+        self._ready = True
+        logger.info("the trading engine has %d spreads open", len(self.signal.spreads))
+        if self._look is None:
+            self._start(self.signal.look(self.signal.all_pairs()))
+            self._work()
+
+    # --- acknowledging and snapshots -------------------------------------------------------------
+
+    def _acknowledge(self) -> None:
+        if not self._inbox:
+            self._worked_off = self._taken
+        if self._session is not None and self._worked_off > self._acknowledged:
+            self._acknowledged = self._worked_off
+            self._session.acknowledge(self._worked_off, multiple=True)
+
+    async def _acknowledge_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(ACKNOWLEDGE_SECONDS)
+            self._acknowledge()
+
+    async def _ask_for_snapshots(self) -> None:
+        """Ask the collector for a snapshot of each book that waits for one, with growing pauses."""
+        while True:
+            await asyncio.sleep(ACKNOWLEDGE_SECONDS)
+            session = self._session
+            if session is None or not session.is_open:
+                continue
+            for instrument in list(self.signal.incomplete):
+                self._request(session, instrument)
+            for instrument in [known for known in self._resync if known not in self.signal.incomplete]:
+                if self._resync[instrument].is_over():
+                    del self._resync[instrument]
+
+    def _request(self, session: Session, instrument: Instrument) -> None:
+        resync = self._resync.setdefault(instrument, Resync())
+        if not resync.is_due():
+            return
+        if resync.asked == SKIPPING:
+            logger.warning(
+                "%s keeps losing updates: its book is seldom usable; if its update ids skip by nature, "
+                "CONSECUTIVE_UPDATES=false takes them as they come",
+                instrument,
+            )
+        with contextlib.suppress(BrokerLost):
+            session.publish(EXCHANGE, RESYNC, encode_resync(instrument), BasicProperties())
+
+    async def _finish(self) -> None:
+        deadline = asyncio.get_running_loop().time() + 3
+        self._ready = False
+        while self._look is not None and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+        self._acknowledge()
+
+
+class Resync:
+    """How often a snapshot of one book was asked for in a row, and when it may be asked for again."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._pause = SHORTEST_RESYNC
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        """Tell whether to ask now; if so the next time is further away."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self.asked += 1
+        self._next = now + self._pause
+        self._pause = min(self._pause * 2, LONGEST_RESYNC)
+        return True
+
+    def is_over(self) -> bool:
+        """Tell whether the book has been in order for as long as the last pause was."""
+        return time.monotonic() > self._next + self._pause
+
+
+def main() -> None:
+    """Run the signal service."""
+    signal = Signal(
+        clock=milliseconds,
+        max_age_ms=Config.MAX_BOOK_AGE_MS,
+        order_timeout_ms=Config.ORDER_TIMEOUT_MS,
+        consecutive=Config.CONSECUTIVE_UPDATES,
+    )
+    run_service("signal engine", SignalService(signal, OrderManager()).serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""The signal engine's core: books in groups, spreads that open and close. Without broker, clock or database.
+
+`Signal.on_book` applies a message and says which pairs to look at; `Signal.look` is a generator that yields
+the orders to send, one at a time, and is sent the reply to each. Whoever drives it decides how an order
+travels: over the broker (signal_service.py), or to an engine in the same process (backtests, tests).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
+from decimal import Decimal
+from itertools import permutations
+
+from messages import (
+    CLOSE_SPREAD,
+    EXACT,
+    OPEN_SPREAD,
+    BookMessage,
+    Instrument,
+    OpenSpread,
+    Order,
+    Reply,
+)
+from order_book import Level, OrderBook, Outcome
+from spreads import OpenSpreads, Pair, Spread, new_id
+
+logger = logging.getLogger(__name__)
+
+RISK_LIMIT_EXCEED = "risk limit exceed"
+
+Look = Generator[Order, Reply, None]
+
+
+class Signal:
+    """Books, groups and open spreads, and the rules by which spreads open and close.
+
+    `clock` returns milliseconds since 1970; a book not heard of for `max_age_ms` is not traded on (0: no
+    limit); an order expires `order_timeout_ms` after it is made; `consecutive` see OrderBook.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], int],
+        max_age_ms: int = 0,
+        order_timeout_ms: int = 2000,
+        consecutive: bool = True,
+    ) -> None:
+        self._clock = clock
+        self._max_age_ms = max_age_ms
+        self._order_timeout_ms = order_timeout_ms
+        self._consecutive = consecutive
+        self.books: dict[Instrument, OrderBook] = {}
+        self.groups: dict[str, list[Instrument]] = {}
+        self.spreads = OpenSpreads()
+        # Instruments whose book waits for a snapshot that the collector should be asked for.
+        self.incomplete: set[Instrument] = set()
+        self.outcomes: Counter[Outcome] = Counter()
+        self._group_of: dict[Instrument, str] = {}
+        self._pairs_of: dict[Instrument, list[Pair]] = {}
+        self.named: set[Instrument] = set()  # by the newest subscription map
+        self._put_out: set[Instrument] = set()
+        # A refused order's pair, with the versions of its books (long, short) that it was made on.
+        self._opens_refused: dict[Pair, tuple[int, int]] = {}
+        self._closes_refused: dict[Pair, tuple[int, int]] = {}
+        self._beyond_risk: set[Pair] = set()
+
+    # --- subscriptions and books -----------------------------------------------------------------
+
+    def on_subscriptions(self, instruments: Iterable[Instrument]) -> None:
+        """Take the full map of what is subscribed: instruments that it does not name any more are put out."""
+        named = set(instruments)
+        for instrument in (self.named | set(self.books)) - named:
+            self._forget(instrument)
+            self._put_out.add(instrument)
+            logger.info("%s is not subscribed any more: put out", instrument)
+        self._put_out -= named
+        self.named = named
+
+    def on_book(self, message: BookMessage, heard_at: int) -> Sequence[Pair]:
+        """Apply a message published at `heard_at` (ms) and return the pairs to look at.
+
+        Raises InvalidMessage on levels that are no prices and sizes; nothing has changed then.
+        """
+        instrument = message.instrument
+        if instrument in self._put_out:
+            return ()
+        book = self.books.get(instrument)
+        if book is None:
+            book = OrderBook(consecutive=self._consecutive)
+            outcome = book.apply(message, heard_at)
+            self.books[instrument] = book
+        else:
+            outcome = book.apply(message, heard_at)
+        group = self._group_of.get(instrument)
+        # An old copy does not bring an old key back.
+        if group is None or (
+            group != message.matching_key and outcome in {Outcome.APPLIED, Outcome.REPEATED}
+        ):
+            self._join(instrument, message.matching_key)
+        self.outcomes[outcome] += 1
+        if outcome is Outcome.APPLIED:
+            if self.incomplete:
+                self.incomplete.discard(instrument)
+            return self._pairs_of[instrument]
+        if outcome is Outcome.HOLE or outcome is Outcome.WAITING:
+            self.incomplete.add(instrument)
+        return ()
+
+    def distrust(self, instrument: Instrument) -> None:
+        """Let nobody trade on the instrument's book, if it has one, before the next snapshot."""
+        book = self.books.get(instrument)
+        if book is not None:
+            book.distrust()
+            self.incomplete.add(instrument)
+
+    def all_pairs(self) -> list[Pair]:
+        """Return the pairs of every group, in order of joining."""
+        return [Pair(*pair) for group in self.groups.values() for pair in permutations(group, 2)]
+
+    def restore(self, spreads: Iterable[OpenSpread]) -> None:
+        """Take the trading engine's list of what is open, oldest first, in place of what is known here."""
+        self.spreads = OpenSpreads.of(spreads)
+
+    def _join(self, instrument: Instrument, group: str) -> None:
+        self._leave(instrument)
+        self._group_of[instrument] = group
+        self.groups.setdefault(group, []).append(instrument)
+        self._pair_up(group)
+
+    def _leave(self, instrument: Instrument) -> None:
+        group = self._group_of.pop(instrument, None)
+        if group is None:
+            return
+        self._pairs_of.pop(instrument, None)
+        self.groups[group].remove(instrument)
+        if not self.groups[group]:
+            del self.groups[group]
+        self._pair_up(group)
+
+    def _pair_up(self, group: str) -> None:
+        members = self.groups.get(group, [])
+        pairs = [Pair(*pair) for pair in permutations(members, 2)]
+        for member in members:
+            self._pairs_of[member] = [pair for pair in pairs if member in pair]
+
+    def _forget(self, instrument: Instrument) -> None:
+        self.books.pop(instrument, None)
+        self.incomplete.discard(instrument)
+        self._leave(instrument)
+
+    # --- spreads ---------------------------------------------------------------------------------
+
+    def look(self, pairs: Sequence[Pair]) -> Look:
+        """Yield the orders that the books of `pairs` give reason for; to be sent the reply to each.
+
+        First the opens of each pair, then the closes, oldest spread first. Nothing here changes before an
+        order's ACK. To be dropped (`close`) at any order without consequence.
+        """
+        for pair in pairs:
+            if self._entry(pair) is not None:
+                yield from self._open(pair)
+        if any(self._may_close(pair) for pair in pairs):
+            for spread in self.spreads.of_pairs(pairs):
+                yield from self._close(spread)
+
+    def _open(self, pair: Pair) -> Look:
+        while (entry := self._entry(pair)) is not None:
+            long, ask, short, bid = entry
+            versions = long.version, short.version
+            if pair in self._beyond_risk or self._opens_refused.get(pair) == versions:
+                return
+            order = Order(
+                action=OPEN_SPREAD,
+                buy=pair.long,
+                buy_price=ask.price,
+                sell=pair.short,
+                sell_price=bid.price,
+                size=min(bid.left, ask.left),
+                ts_buy=long.cts,
+                ts_sell=short.cts,
+                order_id=new_id(),
+                spread_id=new_id(),
+                expires_at=self._clock() + self._order_timeout_ms,
+            )
+            reply = yield order
+            if not reply.acked:
+                self._opens_refused[pair] = versions
+                if reply.info == RISK_LIMIT_EXCEED:
+                    self._beyond_risk.add(pair)
+                return
+            self._beyond_risk.clear()
+            long.asks.take(ask, order.size)
+            short.bids.take(bid, order.size)
+            self.spreads.add(Spread.opened_by(order))
+
+    def _close(self, spread: Spread) -> Look:
+        pair = spread.pair
+        while spread.quantity and (exits := self._exit(pair, spread.spread)) is not None:
+            long, bid, short, ask = exits
+            versions = long.version, short.version
+            if self._closes_refused.get(pair) == versions:
+                return
+            order = Order(
+                action=CLOSE_SPREAD,
+                buy=pair.short,
+                buy_price=ask.price,
+                sell=pair.long,
+                sell_price=bid.price,
+                size=min(bid.left, ask.left, spread.quantity),
+                ts_buy=short.cts,
+                ts_sell=long.cts,
+                order_id=new_id(),
+                spread_id=spread.spread_id,
+                expires_at=self._clock() + self._order_timeout_ms,
+            )
+            reply = yield order
+            if not reply.acked:
+                self._closes_refused[pair] = versions
+                return
+            self._beyond_risk.clear()
+            long.bids.take(bid, order.size)
+            short.asks.take(ask, order.size)
+            self.spreads.reduce(spread, order.size)
+
+    def _entry(self, pair: Pair) -> tuple[OrderBook, Level, OrderBook, Level] | None:
+        """Return long book and best ask, short book and best bid, where bid(short) > ask(long)."""
+        books = self._tradable(pair)
+        if books is None:
+            return None
+        long, short = books
+        ask = long.asks.best()
+        bid = short.bids.best()
+        if ask is None or bid is None or bid.price <= ask.price:
+            return None
+        return long, ask, short, bid
+
+    def _may_close(self, pair: Pair) -> bool:
+        widest = self.spreads.widest(pair)
+        return widest is not None and self._exit(pair, widest) is not None
+
+    def _exit(self, pair: Pair, entry: Decimal) -> tuple[OrderBook, Level, OrderBook, Level] | None:
+        """Return long book and best bid, short book and best ask, where |bid(long) - ask(short)| < entry."""
+        books = self._tradable(pair)
+        if books is None:
+            return None
+        long, short = books
+        bid = long.bids.best()
+        ask = short.asks.best()
+        if bid is None or ask is None or abs(EXACT.subtract(bid.price, ask.price)) >= entry:
+            return None
+        return long, bid, short, ask
+
+    def _tradable(self, pair: Pair) -> tuple[OrderBook, OrderBook] | None:
+        """Return the books of `pair` (long, short), None where one must not be traded on."""
+        long = self.books.get(pair.long)
+        short = self.books.get(pair.short)
+        if long is None or short is None or not (long.usable and short.usable):
+            return None
+        if self._max_age_ms and min(long.heard_at, short.heard_at) < self._clock() - self._max_age_ms:
+            return None
+        return long, short

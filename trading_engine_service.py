@@ -1,0 +1,308 @@
+"""Trading engine: answers the `orders` queue, and stores what it executed.
+
+An order is decided by `TradingEngine`, written to the journal, answered, acknowledged, and stored in the
+database behind the answer. What dies in between is there again after a restart: an unanswered order is
+delivered again, an answered one is in the journal or in the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, NamedTuple
+
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from bybit_orders import BybitOrders
+from config import Config
+from database_manager import LONGEST_PAUSE, DatabaseAway, DatabaseThread, RowsRefused
+from execution_store import ExecutionStore
+from journal import SYNC_SECONDS, Journal, JournalTaken, Record
+from messages import ACK, NOT_ACK, InvalidMessage, Reply, decode_request, encode_reply
+from messaging import ORDERS, BrokerLost, RepeatedWarning, Session, keep_session
+from service import run_service
+from trading_engine import TradingEngine, request_key
+
+logger = logging.getLogger(__name__)
+
+UNACKNOWLEDGED = 500
+STORE_AT_ONCE = 1000
+# Executions are stored in batches of this many seconds: a commit an order would cost the database more than
+# the orders cost the engine.
+STORE_PAUSE = 0.01
+INTERNAL_ERROR = "internal error"
+
+
+class Request(NamedTuple):
+    """A delivery of the `orders` queue."""
+
+    delivery_tag: int
+    redelivered: bool
+    properties: BasicProperties
+    body: bytes
+
+
+class Answered(NamedTuple):
+    """A request with the reply to it, None where nobody asked for one."""
+
+    request: Request
+    reply: Reply
+
+
+def milliseconds() -> int:
+    """Return the time of day in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def new_engine() -> TradingEngine:
+    """Return an engine that knows of nothing yet, by the settings."""
+    return TradingEngine(
+        limit=Config.MAX_RISK_OPEN_POSITION,
+        unique_order=Config.UNIQUE_ORDER,
+        clock=milliseconds,
+        exchange=BybitOrders.from_settings() if Config.REAL_ORDER_SENDING else None,
+    )
+
+
+class TradingEngineService:
+    """The engine between broker, journal and database.
+
+    `engine` is None until the state of an earlier life is read, and again when it can't be trusted; reading
+    it is part of each session that finds it so.
+    """
+
+    def __init__(self) -> None:
+        self._engine: TradingEngine | None = None
+        self._journal: Journal | None = None
+        self._store = ExecutionStore(uuid.uuid4()) if Config.DUMP_ORDER_TO_DB else None
+        self._database = DatabaseThread()
+        self._disk = DatabaseThread()
+        self._session: Session | None = None
+        self._consumer: str | None = None
+        self._inbox: list[Request] = []
+        self._arrived = asyncio.Event()
+        self._unstored = asyncio.Event()
+        self._unsynced = False
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Answer orders until `stop`; then finish those that were taken."""
+        if self._store is None:
+            logger.warning("DUMP_ORDER_TO_DB is off: exposure, PnL and known orders are in memory alone")
+        tasks: list[Coroutine[Any, Any, None]] = [
+            keep_session(self._open),
+            self._answer_orders(),
+            self._store_records(),
+            self._sync(),
+        ]
+        work: list[asyncio.Task[Any]] = [asyncio.create_task(task) for task in tasks]
+        stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
+        # None of them ends by itself but by an error.
+        await asyncio.wait([*work, stopping], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            for task in work:
+                if task.done():
+                    task.result()
+            await self._finish()
+        finally:
+            for task in (*work, stopping):
+                task.cancel()
+            await asyncio.wait(work, timeout=2)
+            if self._journal is not None:
+                self._journal.close()
+
+    async def _open(self, session: Session) -> None:
+        """Take the `orders` queue for this engine alone, and read the state before the first answer."""
+        self._inbox.clear()
+        await session.declare_queue(ORDERS)
+        await session.limit_unacknowledged(UNACKNOWLEDGED)
+        self._session = session
+        self._consumer = await session.consume(ORDERS, self._take, exclusive=True)
+        if self._engine is None:
+            self._engine = await self._recovered(session)
+            logger.info(
+                "ready: %s orders known, PnL %s, %s spreads open, exposure %s",
+                len(self._engine.orders),
+                self._engine.pnl,
+                len(self._engine.spreads),
+                {str(leg): str(exposure) for leg, exposure in self._engine.risks.items()},
+            )
+            self._arrived.set()
+
+    async def _recovered(self, session: Session) -> TradingEngine:
+        """Return an engine with the state of its earlier lives; waits for the database if need be."""
+        engine = new_engine()
+        store = self._store
+        if store is None:
+            return engine
+        pause = 0.1
+        waiting = RepeatedWarning()
+        while True:
+            try:
+                history = await self._database.run(store.claim)
+                if self._journal is None:
+                    self._journal = Journal(Config.JOURNAL_PATH / f"{history}.sqlite")
+                while pending := self._journal.pending(STORE_AT_ONCE):
+                    await self._database.run(partial(store.add, pending))
+                    self._journal.forget(pending[-1].execution_id)
+                records = await self._database.run(store.read)
+                engine.recover(records)
+            except (DatabaseAway, RowsRefused, JournalTaken) as error:
+                waiting.warn("no order is answered before the state is read: %s", error)
+            else:
+                return engine
+            await asyncio.wait([session.lost], timeout=pause)
+            if session.lost.done():
+                session.lost.result()
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _take(self, _: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        self._inbox.append(Request(deliver.delivery_tag or 0, deliver.redelivered, properties, body))
+        self._arrived.set()
+
+    async def _answer_orders(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if self._engine is not None and self._session is not None and self._inbox:
+                requests, self._inbox = self._inbox, []
+                await self._answer(self._engine, self._session, requests)
+
+    async def _answer(self, engine: TradingEngine, session: Session, requests: list[Request]) -> None:
+        """Decide on requests, journal what was decided, reply, acknowledge: in this order."""
+        answers: list[Answered] = []
+        records: list[Record] = []
+
+        def decide() -> None:
+            for request in requests:
+                answers.append(Answered(request, self._decide(engine, session, request, records)))
+
+        try:
+            if Config.REAL_ORDER_SENDING:
+                await self._disk.run(decide)
+            else:
+                decide()
+            if records and self._journal is not None:
+                self._journal.append(records)
+        except Exception as error:
+            # What the engine holds may be ahead of the journal now: it is read anew, and the broker delivers
+            # all that was not answered again.
+            logger.exception("orders not answered: the state is read anew (%s)", type(error).__name__)
+            self._engine = None
+            await asyncio.sleep(1 if isinstance(error, sqlite3.Error) else 0)
+            session.close()
+            return
+        # On a session that has ended in between nobody hears the answers: the requests are delivered again
+        # and get the same ones.
+        with contextlib.suppress(BrokerLost):
+            for request, reply in answers:
+                if request.properties.reply_to:
+                    correlation = BasicProperties(correlation_id=request.properties.correlation_id)
+                    session.publish("", request.properties.reply_to, encode_reply(reply), correlation)
+            session.acknowledge(requests[-1].delivery_tag, multiple=True)
+        if records:
+            self._unsynced = True
+            self._unstored.set()
+
+    def _decide(
+        self, engine: TradingEngine, session: Session, request: Request, records: list[Record]
+    ) -> Reply:
+        """Return the reply to one request; what was decided anew is added to `records`."""
+        try:
+            order = decode_request(request.body)
+        except InvalidMessage as error:
+            logger.warning("request refused: %s", error)
+            return Reply(NOT_ACK, f"invalid order: {error}")
+        if order is None:
+            return Reply(ACK, "open spreads", engine.spreads.listed())
+        if order.order_id is not None:
+            key = None
+            known = engine.first_answer(order.order_id)
+        else:
+            key = request_key(request.properties.reply_to, request.properties.correlation_id, request.body)
+            known = engine.first_answer(key) if request.redelivered else None
+        if known is not None:
+            return known
+        try:
+            record = engine.execute(order, key)
+        except Exception:
+            if not request.redelivered:
+                raise
+            # The second time that it crashes the handler: it is put aside, and the others go on.
+            logger.exception("order %s crashed the engine again", order.order_id)
+            session.dead_letter(ORDERS, INTERNAL_ERROR, request.properties, request.body)
+            return Reply(NOT_ACK, INTERNAL_ERROR)
+        records.append(record)
+        reply = engine.answer_of(record)
+        logger.info(
+            "%s %s: %s %s, buy %s at %s, sell %s at %s",
+            reply.status,
+            reply.info,
+            order.action,
+            order.size,
+            order.buy,
+            order.buy_price,
+            order.sell,
+            order.sell_price,
+        )
+        return reply
+
+    async def _store_records(self) -> None:
+        """Bring what is in the journal to the database, for ever."""
+        pause = STORE_PAUSE
+        outage = RepeatedWarning()
+        while self._store is not None:
+            await self._unstored.wait()
+            await asyncio.sleep(pause)
+            store, journal = self._store, self._journal
+            if journal is None or not (pending := journal.pending(STORE_AT_ONCE)):
+                self._unstored.clear()
+                continue
+            try:
+                await self._database.run(partial(store.add, pending))
+            except (DatabaseAway, RowsRefused) as error:
+                outage.warn("executions wait in the journal for the database: %s", error)
+                pause = min(max(pause, 0.05) * 2, LONGEST_PAUSE)
+            else:
+                if pause > STORE_PAUSE:
+                    outage.over("executions are stored again")
+                pause = STORE_PAUSE
+                journal.forget(pending[-1].execution_id)
+        await asyncio.Event().wait()
+
+    async def _sync(self) -> None:
+        """Bring the journal to the disk every `SYNC_SECONDS` in which it grew."""
+        while True:
+            await asyncio.sleep(SYNC_SECONDS)
+            if self._unsynced and self._journal is not None:
+                self._unsynced = False
+                await self._disk.run(self._journal.sync)
+
+    async def _finish(self) -> None:
+        """Take no more orders, answer those that were taken, store what the database takes at once."""
+        if self._session is not None and self._session.is_open and self._consumer is not None:
+            await self._session.cancel(self._consumer)
+            self._arrived.set()
+            await _until(lambda: not self._inbox or self._engine is None, 2)
+        await _until(lambda: not self._unstored.is_set() or self._journal is None, 1)
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition() and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.01)
+
+
+def main() -> None:
+    """Run the trading engine service."""
+    run_service("trading engine", TradingEngineService().serve)
+
+
+if __name__ == "__main__":
+    main()
