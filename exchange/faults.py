@@ -65,7 +65,8 @@ class Rule:
         }
 
 
-def _check_numbers(**numbers: float | None) -> None:
+def _check_numbers(**numbers: object) -> None:
+    """Refuse what JSON may have brought in the place of a number."""
     for name, number in numbers.items():
         if number is not None and not (isinstance(number, int | float) and number >= 0):
             raise FaultError(f"expected {name} to be a number of at least 0, was {number!r}")
@@ -299,8 +300,9 @@ class Faults:
         count: int = 1,
     ) -> int:
         """Lose the next `count` pushes of each topic, so that `u` has a hole."""
-        if not isinstance(count, int) or count < 1:
-            raise FaultError(f"expected count to be at least 1, was {count!r}")
+        _check_numbers(count=count)
+        if count < 1:
+            raise FaultError(f"expected count to be at least 1, was {count}")
         subscriptions = list(self._subscriptions(channel, symbol, socket))
         for subscription in subscriptions:
             subscription.skip = count

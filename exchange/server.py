@@ -177,7 +177,7 @@ class LocalExchange:
         server.close(close_connections=False)
         self._closed_servers.append(server)
         # The port is closed by a task that this made.
-        while server.is_serving():  # noqa: ASYNC110 - and it has no event
+        while server.is_serving():
             await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -356,7 +356,7 @@ class LocalExchange:
 
     async def _until_read(self) -> None:
         """Wait until the slowest socket has read most of what it got."""
-        while any(self._unread(one) > MOST_AHEAD for one in self.sockets.values()):  # noqa: ASYNC110 - transports share no event
+        while any(self._unread(one) > MOST_AHEAD for one in self.sockets.values()):
             await asyncio.sleep(0.001)
 
     @staticmethod

@@ -213,6 +213,8 @@ def answer_of(ask: Callable[[], Answer]) -> Answer:
         return Answer("strange", str(error))
     except TimeoutError:
         return Answer("strange", f"no answer within {TIMEOUT_SECONDS:.0f} s")
+    except socket.gaierror as error:
+        return Answer("strange", f"the host's name is not known: {error}")
     except OSError as error:
         return Answer("away", str(error))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import json
@@ -25,7 +24,6 @@ import pytest
 
 from config import Config
 from launcher import SERVICES
-from supervisor import Program, Supervisor, Terminal
 
 T = TypeVar("T")
 
@@ -296,21 +294,30 @@ def test_all_ends_when_nobody_reads_the_terminal_any_more(tmp_path: Path) -> Non
         run.clean_up()
 
 
-def test_log_files_are_rotated_and_only_so_many_kept(tmp_path: Path) -> None:
-    async def supervise() -> None:
-        terminal = Terminal(5, lambda: None, os.open(os.devnull, os.O_WRONLY))
-        supervisor = Supervisor(terminal, tmp_path, log_size=20_000, log_copies=2)
-        supervisor.start(
-            Program("noisy", tuple(python(f"for n in range(5000): print(n, 'x' * 90)\n{OBEDIENT}")))
-        )
-        while "running as" not in (tmp_path / "noisy.log").read_text():
-            await asyncio.sleep(0.02)
-        assert await supervisor.stop()
-        supervisor.close()
-        terminal.close()
+ROTATING = """
+import asyncio, os, sys
+from pathlib import Path
+from supervisor import Program, Supervisor, Terminal
 
+async def supervise(logs, *command):
+    terminal = Terminal(5, lambda: None, os.open(os.devnull, os.O_WRONLY))
+    supervisor = Supervisor(terminal, logs, log_size=20_000, log_copies=2)
+    supervisor.start(Program("noisy", command))
+    while "running as" not in (logs / "noisy.log").read_text():
+        await asyncio.sleep(0.02)
+    assert await supervisor.stop()
+    supervisor.close()
+    terminal.close()
+
+asyncio.run(supervise(Path(sys.argv[1]), *sys.argv[2:]))
+"""
+
+
+def test_log_files_are_rotated_and_only_so_many_kept(tmp_path: Path) -> None:
+    noisy = python(f"for n in range(5000): print(n, 'x' * 90)\n{OBEDIENT}")
     (tmp_path / "noisy.log").touch()
-    asyncio.run(asyncio.wait_for(supervise(), 20))
+    command = python(ROTATING, str(tmp_path), *noisy)
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=20)
     kept = sorted(path.name for path in tmp_path.glob("noisy*"))
     assert kept == ["noisy.log", "noisy.log.1", "noisy.log.2"]
     assert all((tmp_path / name).stat().st_size <= 20_000 for name in kept)
@@ -475,6 +482,81 @@ def test_a_demo_fails_when_a_subscription_is_refused(run: Run) -> None:
     run.start(programs, "--demo", "--seconds", "600", COLLECTOR_PORT=port)
     assert run.process.wait(30) == 1
     assert "the demo failed: the collector refuses" in run.text()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """Copy the launcher into a folder with small services, a small setup.sh, and no environment yet."""
+    folder = tmp_path / "fresh checkout"
+    folder.mkdir()
+    for name in ("start_microservice.sh", "launcher.py", "supervisor.py", "log_windows.py", "config.py"):
+        shutil.copy(ROOT / name, folder)
+    for name in SERVICES:
+        (folder / f"{name}.py").write_text(OBEDIENT)
+    setup = folder / "setup.sh"
+    setup.write_text(
+        '#!/bin/sh\necho "$POSTGRES_DB $RABBITMQ_VHOST $REAL_ORDER_SENDING: $*" >> setups\n'
+        f'[ -e .venv ] || ln -s "{Path(sys.prefix)}" .venv\nexit "$SETUP_STATUS"\n'
+    )
+    setup.chmod(0o755)
+    return folder
+
+
+def start_fresh(folder: Path, output: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            [str(folder / "start_microservice.sh"), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd="/",
+            env={
+                **os.environ,
+                "COLLECTOR_PORT": free_port(),
+                "POSTGRES_DB": "live",
+                "RABBITMQ_VHOST": "/",
+                "REAL_ORDER_SENDING": "0",
+                "SETUP_STATUS": "0",
+                **environment,
+            },
+        )
+
+
+def test_a_fresh_checkout_is_set_up_before_the_services_start(fresh: Path, tmp_path: Path) -> None:
+    output = tmp_path / "terminal"
+    run = Run(fresh)
+    launcher = start_fresh(fresh, output)
+    pids = []
+    try:
+        for name in SERVICES:
+            pids.append(run.pid_of(name))
+        launcher.terminate()
+        assert launcher.wait(20) == 0
+    finally:
+        launcher.kill()
+        launcher.wait()
+    assert not any(is_alive(pid) for pid in pids)
+    # Once, although the launcher went on in the environment that it brought.
+    assert (fresh / "setups").read_text() == "live / 0: \n"
+    assert "signal_service                | running as" in output.read_text()
+
+
+def test_a_failing_setup_is_said_and_nothing_starts(fresh: Path, tmp_path: Path) -> None:
+    output = tmp_path / "terminal"
+    assert start_fresh(fresh, output, SETUP_STATUS="5").wait(20) == 5
+    assert "./setup.sh failed with exit status 5" in output.read_text()
+    assert not list((fresh / "logs").glob("*.log"))
+
+
+def test_the_demo_empties_a_database_and_virtual_host_of_its_own_and_sends_no_real_orders(
+    fresh: Path, tmp_path: Path
+) -> None:
+    (fresh / "local_exchange.py").write_text(OBEDIENT)
+    (fresh / "demo.py").write_text("async def play(*_): return 0\n")
+    output = tmp_path / "terminal"
+    environment = {"REAL_ORDER_SENDING": "true", "API_KEY": "k", "API_SECRET": "s"}
+    assert start_fresh(fresh, output, "--demo", **environment).wait(20) == 0
+    assert (fresh / "setups").read_text() == "demo demo false: \ndemo demo false: reset --yes\n"
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -245,3 +246,30 @@ def test_what_tools_and_services_leave_is_ignored() -> None:
     )
     assert git("check-ignore", *left).split() == list(left)
     assert subprocess.run(["git", "-C", ROOT, "check-ignore", "-q", "config.py"], check=False).returncode == 1
+
+
+def test_the_test_script_sets_up_checks_and_hands_its_arguments_to_pytest(tmp_path: Path) -> None:
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name in ("run_tests.sh", ".ci/run"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("setup.sh", ".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/python"):
+        stub = tmp_path / name
+        stub.write_text(
+            f'#!/bin/sh\nread line && exit 9\necho "{stub.name} $*" >> calls\n[ "$BROKEN" != {stub.name} ]\n'
+        )
+        stub.chmod(0o755)
+
+    def calls(script: str, *arguments: str, broken: str = "") -> tuple[int, list[str]]:
+        (tmp_path / "calls").write_text("")
+        environment = {**os.environ, "BROKEN": broken}
+        command = [str(tmp_path / script), *arguments]
+        status = subprocess.run(command, cwd="/", input=b"yes\n", env=environment, check=False).returncode
+        return status, (tmp_path / "calls").read_text().splitlines()
+
+    checks = ["setup.sh ", "ruff check .", "ruff format --check .", "mypy "]
+    assert calls("run_tests.sh", "-k", "a b") == (0, [*checks, "python -m pytest -k a b"])
+    assert calls(".ci/run") == (0, [*checks, "python -m pytest"])
+    assert calls("run_tests.sh", broken="python") == (1, [*checks, "python -m pytest"])
+    assert calls("run_tests.sh", broken="mypy") == (1, checks)
+    assert calls(".ci/run", broken="setup.sh") == (1, checks[:1])

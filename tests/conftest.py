@@ -1,0 +1,28 @@
+"""Fixtures: a workspace (virtual host and database of the test's own) on the servers that setup.sh runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.workspace import HERE, Workspace, workspace
+
+RECORDINGS = (HERE / os.environ.get("BLACKBIRD_SHARED", "../shared") / "recordings").resolve()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workspace]:
+    """A virtual host, a database and the services on them; MAX_BOOK_AGE_MS is off."""
+    with workspace(tmp_path, MAX_BOOK_AGE_MS="0") as made:
+        yield made
+
+
+@pytest.fixture
+def recordings() -> Path:
+    """The folder of recorded markets."""
+    if not RECORDINGS.is_dir():
+        pytest.skip(f"no recordings at {RECORDINGS} (BLACKBIRD_SHARED says where they are)")
+    return RECORDINGS
