@@ -79,30 +79,41 @@ as_root() {
   fi
 }
 
-# apt_install PACKAGE...: installs and keeps the packages' own servers from being started or created on the way.
+# apt_install PACKAGE...: installs; the packages' own servers are not started and clusters not created on the way.
 apt_install() {
-  local guard=/usr/sbin/policy-rc.d clusters=/etc/postgresql-common/createcluster.d/blackbird.conf guarded=no
+  local log=$here/.tools/apt.log
   say "installing $* (apt)"
-  [ -e "$guard" ] || guarded=yes
-  if [ $guarded = yes ]; then
-    printf '#!/bin/sh\nexit 101\n' | as_root tee "$guard" >/dev/null
-    as_root chmod 755 "$guard"
-  fi
-  as_root mkdir -p "${clusters%/*}"
-  printf 'create_main_cluster = false\n' | as_root tee "$clusters" >/dev/null
   # An interrupted installation must not leave the guards behind.
-  # shellcheck disable=SC2064 # the values of now are meant
-  trap "as_root rm -f '$clusters'; [ $guarded = no ] || as_root rm -f '$guard'" EXIT
+  trap remove_guards EXIT
+  set_guards
   {
-    as_root apt-get -qq update || warn "apt-get update failed, trying with the lists that are there"
+    as_root apt-get -qq update || warn "apt-get update failed, going on with the lists that are there"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@"
-  } </dev/null >"$here/.tools/apt.log" 2>&1 9>&- || {
-    tail -n 15 "$here/.tools/apt.log" >&2
+  } </dev/null >"$log" 2>&1 9>&- || {
+    tail -n 15 "$log" >&2
     fail "apt-get could not install $*"
   }
-  as_root rm -f "$clusters"
-  [ $guarded = no ] || as_root rm -f "$guard"
+  remove_guards
   trap - EXIT
+}
+
+# What maintainer scripts ask before they start a server, and before they create a cluster (its port might be ours).
+start_guard=/usr/sbin/policy-rc.d
+cluster_guard=/etc/postgresql-common/createcluster.d/blackbird.conf
+
+set_guards() {
+  if [ ! -e $start_guard ]; then
+    printf '#!/bin/sh\n# blackbird: nothing is started while its packages are installed\nexit 101\n' | as_root tee $start_guard >/dev/null
+    as_root chmod 755 $start_guard
+  fi
+  as_root mkdir -p "${cluster_guard%/*}"
+  printf 'create_main_cluster = false\n' | as_root tee $cluster_guard >/dev/null
+}
+
+remove_guards() {
+  ! grep -qs '^# blackbird' $start_guard || as_root rm -f $start_guard
+  as_root rm -f $cluster_guard
+  as_root rmdir --ignore-fail-on-non-empty -p "${cluster_guard%/*}" 2>/dev/null || true
 }
 
 # detached LOG PREPARE COMMAND...: starts a server that outlives the script, with the environment that PREPARE makes;
@@ -139,10 +150,13 @@ clean_environment() {
   export LC_ALL=C.UTF-8
 }
 
+# A dead process that nobody has buried yet does not run.
+running() { [ -d "/proc/$1" ] && ! grep -qs '^State:[[:space:]]*Z' "/proc/$1/status"; }
+
 # wait_until_gone PID SECONDS
 wait_until_gone() {
   local tries=$(($2 * 20))
-  while [ -d "/proc/$1" ]; do
+  while running "$1"; do
     [ "$((tries -= 1))" -gt 0 ] || return 1
     sleep 0.05
   done
