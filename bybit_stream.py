@@ -1,11 +1,10 @@
 """One stream of Bybit's public WebSocket: one instrument's order-book topic on a connection of its own.
 
-pybit makes the connection, reads it in a thread and keeps it alive with pings. What it does about faults is
-not relied on, for in many of them it goes quiet without a word: a `Stream` watches its connection, asks for a
-snapshot when pushes stay away, and makes a new connection with growing pauses when that brings none.
+pybit makes the connection. What it does about faults is not relied on, for in many of them it goes quiet
+without a word: a `Stream` watches its connection, asks for a snapshot when pushes stay away, and makes a new
+connection with growing pauses when that brings none.
 
-Everything that a connection's threads have to say goes through one `Inbox` to the event loop, so that all
-state here belongs to the loop.
+Threads make and close connections, for that blocks; everything else happens on the event loop.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import itertools
 import json
 import logging
 import random
+import socket
 import threading
 import time
 from collections import deque
@@ -29,6 +29,7 @@ import websocket
 
 from config import Config
 from messages import CHANNELS, Instrument
+from websocket_frames import BINARY, CLOSE, PING, PONG, TEXT, SocketReader
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ PROVEN_SECONDS = 10.0
 # Requests for a snapshot that come this soon after one are answered by it.
 SNAPSHOT_REST_SECONDS = 0.25
 WATCH_SECONDS = 1.0
-INBOX_BATCH = 256
+# https://bybit-exchange.github.io/docs/v5/ws/connect
+PING_SECONDS = 20.0
 
 
 def depth(channel: str) -> int:
@@ -68,35 +70,6 @@ def use_exchange(url: str) -> None:
         pybit.unified_trading.PUBLIC_WSS = (
             url.replace("{", "{{").replace("}", "}}") + "/v5/public/{CHANNEL_TYPE}"
         )
-
-
-class Inbox:
-    """Hands what connections' threads have to say to the event loop, in order and with few wake-ups."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._woken = False
-
-    def put(self, call: Callable[[], None]) -> None:
-        """Have the loop make `call`; for any thread."""
-        self._calls.append(call)
-        if not self._woken:
-            self._woken = True
-            # The loop is closed already when the process ends.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._work)
-
-    def _work(self) -> None:
-        # Cleared before the count is taken: what is put after that wakes the loop again.
-        self._woken = False
-        try:
-            for _ in range(min(len(self._calls), INBOX_BATCH)):
-                self._calls.popleft()()
-        finally:
-            if self._calls and not self._woken:
-                self._woken = True
-                self._loop.call_soon(self._work)
 
 
 class ConnectionBudget:
@@ -134,30 +107,65 @@ class ConnectionBudget:
             self._opened.pop()
 
 
-class PushSocket(pybit.unified_trading.WebSocket):  # type: ignore[misc]
-    """pybit's connection, handing over each text as it was sent, and its end.
+class NotConnected(Exception):
+    """A connection did not come about; `reached` tells whether the exchange took part in that."""
 
-    pybit parses what comes and hands over dictionaries; written as JSON again they would cost three times as
-    much and not be what was sent. The methods below are the ones that pybit calls on events; the exact pin of
-    its version keeps them so. All run in threads of the connection.
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error) or type(error).__name__)
+        # Bybit does not count what never arrived there.
+        self.reached = not isinstance(error, ConnectionRefusedError | websocket.WebSocketAddressException)
+
+
+# What sending and closing raise.
+FAULTS = (OSError, websocket.WebSocketException)
+
+
+class PushSocket(pybit.unified_trading.WebSocket):  # type: ignore[misc]
+    """pybit's connection, made by it and read by the event loop.
+
+    pybit would read it in a thread, wake up seven times for a push, parse it, and hand over a dictionary that
+    had to be written as JSON again: three to five times the cost in all, and not what was sent. The methods
+    below are those that pybit calls on events; the exact pin of its version keeps them so.
     """
 
-    def __init__(self, channel: str, on_text: Callable[[str], None], on_end: Callable[[str], None]) -> None:
-        self._on_text = on_text
-        self._on_end = on_end
+    def __init__(self, channel: str) -> None:
         self._failure: Exception | None = None
+        self._app: websocket.WebSocketApp | None = None
         super().__init__(
             channel_type=channel,
             testnet=Config.BYBIT_ENVIRONMENT == "testnet",
-            callback_function=on_text,
             restart_on_error=False,
             # With 1 pybit gives up a connection that it has made; see is_connected for the second.
             retries=2,
         )
 
-    def send(self, text: str) -> None:
-        """Send a text frame; raises OSError or websocket's exceptions."""
-        self.ws.send(text)
+    @property
+    def ws(self) -> websocket.WebSocketApp | None:
+        """The client library's side of the connection."""
+        return self._app
+
+    @ws.setter
+    def ws(self, app: websocket.WebSocketApp) -> None:
+        # pybit has no parameter for the library's hook that leaves reading and writing to an event loop.
+        run_forever = app.run_forever
+        app.run_forever = lambda **_: run_forever(dispatcher=_LeftToTheLoop())
+        self._app = app
+
+    @property
+    def socket(self) -> socket.socket:
+        """The connected socket."""
+        connected: socket.socket = self._app.sock.sock  # type: ignore[union-attr]
+        return connected
+
+    def send(self, payload: str | bytes, opcode: int = TEXT) -> None:
+        """Send a frame; raises one of FAULTS."""
+        if self._app is not None:
+            self._app.send(payload, opcode)
+
+    def abandon(self) -> None:
+        """Close the socket without a word."""
+        if self._app is not None and self._app.sock is not None:
+            self._app.sock.shutdown()
 
     def is_connected(self) -> bool:
         """Tell whether the connection stands; while it is being made, raise what it failed of.
@@ -165,122 +173,133 @@ class PushSocket(pybit.unified_trading.WebSocket):  # type: ignore[misc]
         pybit would try again at once and without a pause.
         """
         if self._failure is not None and self.attempting_connection:
-            raise self._failure
+            raise NotConnected(self._failure)
         return bool(super().is_connected())
-
-    def _on_open(self) -> None:
-        # Checked byte by byte in Python otherwise; decoding the text checks it too.
-        self.ws.sock.cont_frame.skip_utf8_validation = True
-
-    def _on_message(self, message: str) -> None:
-        self._on_text(message)
 
     def _on_error(self, error: Exception) -> None:
         # pybit raises here what it can't name, in a thread where nobody sees it.
         self._failure = error
-        self._end(str(error) or type(error).__name__)
 
-    def _on_close(self) -> None:
-        self._end("closed")
-
-    def _end(self, reason: str) -> None:
-        if not self.exited:
-            self.exited: bool = True
-            self._stop_custom_ping_timer()
-            self._on_end(reason)
+    def _send_initial_ping(self) -> None:
+        # The stream sends the pings; pybit has a thread for each.
+        pass
 
 
-# Errors of a connection that was never made: Bybit does not count those.
-UNREACHED = (ConnectionRefusedError, websocket.WebSocketAddressException)
-# What making a connection and sending on it raise.
-FAULTS = (OSError, websocket.WebSocketException)
+class _LeftToTheLoop:
+    """What websocket-client takes for an event loop's dispatcher: it reads nothing and sends at once."""
+
+    def signal(self, *_: object) -> None:
+        """Leave signals alone."""
+
+    abort = signal
+
+    def read(self, *_: object) -> None:
+        """Leave reading to SocketReader."""
+
+    def buffwrite(
+        self, sock: socket.socket, frame: bytes, send: Callable[[socket.socket, bytes], int], _: object
+    ) -> None:
+        """Send a frame whole or not at all."""
+        if send(sock, frame) != len(frame):
+            raise websocket.WebSocketConnectionClosedException("the exchange does not read")
 
 
 class Connection:
-    """One PushSocket from its making, in a thread of its own, to its end."""
+    """One PushSocket from its making to its end; what blocks is done in a thread of its own."""
 
     _numbers = itertools.count(1)
 
-    def __init__(self, stream: Stream, inbox: Inbox) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.number = next(self._numbers)
         self.requests: deque[tuple[str, str]] = deque()
         self._stream = stream
-        self._inbox = inbox
+        self._loop = asyncio.get_running_loop()
         self._socket: PushSocket | None = None
+        self._reader: SocketReader | None = None
         self._given_up = False
         self._closed = threading.Event()
-
-    @property
-    def is_connected(self) -> bool:
-        """Tell whether the socket stands."""
-        return self._socket is not None and self._socket.is_connected()
+        self._request_numbers = itertools.count(1)
 
     def open(self) -> None:
-        """Connect and subscribe; the stream hears of the outcome."""
-        frame = self._request("subscribe")
-        _in_thread(lambda: self._open(frame), f"open-{self.number}")
+        """Connect; the stream hears of the outcome."""
+        _in_thread(self._open, f"open-{self.number}")
 
-    def subscribe(self, *, again: bool) -> None:
-        """Subscribe on the connection as it stands, with `again` after unsubscribing."""
-        frames = [self._request(op) for op in (("unsubscribe", "subscribe") if again else ("subscribe",))]
-        _in_thread(lambda: self._send(frames), f"subscribe-{self.number}")
+    def request(self, op: str) -> None:
+        """Send a request about the stream's topic; its answer names it."""
+        req_id = f"{op}-{self.number}-{next(self._request_numbers)}"
+        self.requests.append((req_id, op))
+        self._send(json.dumps({"op": op, "req_id": req_id, "args": [self._stream.topic]}))
 
-    def close(self) -> threading.Event:
+    def ping(self) -> None:
+        """Send the ping that keeps the connection alive."""
+        self._send(json.dumps({"op": "ping"}))
+
+    def close(self, *, politely: bool) -> threading.Event:
         """Close whatever there is or will be; the event tells when it is done."""
         self._given_up = True
-        if not self._closed.is_set():
-            _in_thread(self._close, f"close-{self.number}")
+        if self._reader is not None:
+            self._reader.let_go()
+        if self._socket is not None:
+            made = self._socket
+            _in_thread(lambda: self._close(made, politely=politely), f"close-{self.number}")
         return self._closed
 
-    def _request(self, op: str) -> str:
-        req_id = f"{op}-{self.number}-{len(self.requests)}-{time.monotonic_ns()}"
-        self.requests.append((req_id, op))
-        return json.dumps({"op": op, "req_id": req_id, "args": [self._stream.topic]})
-
-    def _open(self, frame: str) -> None:
-        stream, inbox = self._stream, self._inbox
-        put, received = inbox.put, stream.received
-        now = time.time
-
-        def on_text(text: str) -> None:
-            at = int(now() * 1000)
-            put(lambda: received(self, text, at))
-
-        def on_end(reason: str) -> None:
-            if self._socket is not None:
-                put(lambda: stream.ended(self, reason))
-
+    def _open(self) -> None:
         try:
-            socket = PushSocket(stream.instrument.channel, on_text, on_end)
-        except FAULTS as error:
-            reason = str(error) or type(error).__name__
-            reached = not isinstance(error, UNREACHED)
-            put(lambda: stream.failed(self, reason, reached=reached))
+            made = PushSocket(self._stream.instrument.channel)
+        except NotConnected as error:
             self._closed.set()
-            return
-        self._socket = socket
-        put(lambda: stream.opened(self))
-        if self._given_up:
-            self._close()
+            self._call(lambda failure=error: self._stream.failed(self, str(failure), reached=failure.reached))
         else:
-            self._send([frame])
+            self._call(lambda: self._take(made))
 
-    def _send(self, frames: list[str]) -> None:
+    def _call(self, call: Callable[[], None]) -> None:
+        # The loop is closed already when the process ends.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call)
+
+    def _take(self, made: PushSocket) -> None:
+        self._socket = made
+        if self._given_up:
+            self.close(politely=True)
+            return
+        try:
+            self._reader = SocketReader(made.socket, self._received, self._ended)
+        except (AttributeError, OSError):
+            self._ended("closed at once")
+            return
+        self._stream.opened(self)
+
+    def _received(self, opcode: int, payload: bytes) -> None:
+        if opcode == TEXT:
+            self._stream.received(self, payload, int(time.time() * 1000))
+        elif opcode == PING:
+            self._send(payload, PONG)
+        elif opcode == CLOSE:
+            code = int.from_bytes(payload[:2], "big")
+            self._ended(f"closed by the exchange with code {code}" if code else "closed by the exchange")
+        elif opcode == BINARY:
+            self._stream.rejected(self, payload)
+
+    def _send(self, payload: str | bytes, opcode: int = TEXT) -> None:
         if self._socket is None:
             return
         try:
-            for frame in frames:
-                self._socket.send(frame)
+            self._socket.send(payload, opcode)
         except FAULTS as error:
-            reason = str(error) or type(error).__name__
-            self._inbox.put(lambda: self._stream.ended(self, reason))
+            # Not from here: whoever sends is not prepared for the end of its connection.
+            self._loop.call_soon(self._ended, str(error) or type(error).__name__)
 
-    def _close(self) -> None:
-        # While it is being made there is nothing to close; its maker does it then.
-        if self._socket is not None:
-            with contextlib.suppress(*FAULTS):
-                self._socket.exit()
-            self._closed.set()
+    def _ended(self, reason: str) -> None:
+        self._stream.ended(self, reason)
+
+    def _close(self, made: PushSocket, *, politely: bool) -> None:
+        with contextlib.suppress(*FAULTS):
+            if politely:
+                made.exit()
+            else:
+                made.abandon()
+        self._closed.set()
 
 
 class _Data(msgspec.Struct, frozen=True, gc=False):
@@ -327,7 +346,6 @@ class Standing(Enum):
 class Surroundings:
     """What the streams of a collector share, and whom they tell."""
 
-    inbox: Inbox
     budget: ConnectionBudget
     on_push: Callable[[Instrument, bytes, int], None]
     on_standing: Callable[[Stream], None]
@@ -359,6 +377,7 @@ class Stream:
         self._pause = SHORTEST_PAUSE
         self._live_since = 0.0
         self._last_push = 0.0
+        self._next_ping = 0.0
         self._last_snapshot = 0.0
         self._subscribed = False
         self._served = False
@@ -373,7 +392,7 @@ class Stream:
         """Mark pushes with this key from the next one on."""
         self.matching_key = matching_key
         fields = {"channel": self.instrument.channel, "matching_key": matching_key}
-        self._ending = "," + msgspec.json.encode(fields).decode()[1:]
+        self._ending = b"," + msgspec.json.encode(fields)[1:]
 
     async def run(self) -> None:
         """Drive the stream until cancelled."""
@@ -389,18 +408,22 @@ class Stream:
         rested = self._now() - self._last_snapshot >= SNAPSHOT_REST_SECONDS
         if self.phase is Phase.LIVE and self._connection is not None and rested:
             self._expect_snapshot()
-            self._connection.subscribe(again=True)
+            self._connection.request("unsubscribe")
+            self._connection.request("subscribe")
 
     def close(self) -> threading.Event | None:
         """End the stream; the event, if any, tells when its connection is closed."""
         self.phase = Phase.CLOSED
         self.answered.set()
-        return self._drop_connection()
+        return self._drop_connection(politely=True)
 
     # --- what is due -------------------------------------------------------------------------
 
     def _look(self, now: float) -> float:
         """Do what is due, and return the seconds until it is worth looking again."""
+        if self._connection is not None and now >= self._next_ping:
+            self._next_ping = now + PING_SECONDS
+            self._connection.ping()
         match self.phase:
             case Phase.WAITING:
                 wait = max(self._due - now, self._surroundings.budget.wait(now))
@@ -413,28 +436,22 @@ class Stream:
             case Phase.SUBSCRIBING if now >= self._due:
                 self._lose(f"no snapshot within {SNAPSHOT_SECONDS:.0f} s")
                 return 0
-            case Phase.SUBSCRIBING | Phase.LIVE | Phase.REFUSED if not self._connected():
-                self._lose("not connected any more")
-                return 0
             case Phase.LIVE if now - self._last_push >= Config.STREAM_SILENCE_MS / 1000:
                 logger.debug("%s: silent, asking for a snapshot", self.instrument)
                 self.request_snapshot()
             case Phase.REFUSED if now >= self._due and self._connection is not None:
                 self._expect_snapshot()
-                self._connection.subscribe(again=False)
+                self._connection.request("subscribe")
             case _:
                 pass
         due = self._due if self.phase is not Phase.LIVE else self._last_push + Config.STREAM_SILENCE_MS / 1000
         return max(0.01, min(WATCH_SECONDS, due - now))
 
-    def _connected(self) -> bool:
-        return self._connection is not None and self._connection.is_connected
-
     def _connect(self, now: float) -> None:
         self._surroundings.budget.take(now)
         self.phase = Phase.CONNECTING
         self._due = now + CONNECT_SECONDS
-        self._connection = Connection(self, self._surroundings.inbox)
+        self._connection = Connection(self)
         self._connection.open()
 
     def _expect_snapshot(self) -> None:
@@ -445,10 +462,12 @@ class Stream:
     # --- what a connection says --------------------------------------------------------------
 
     def opened(self, connection: Connection) -> None:
-        """Learn that the connection stands and the subscription is on its way."""
+        """Learn that the connection stands."""
         self._surroundings.budget.succeeded()
         if connection is self._connection:
+            self._next_ping = self._now() + PING_SECONDS
             self._expect_snapshot()
+            connection.request("subscribe")
             self._wake.set()
 
     def failed(self, connection: Connection | None, reason: str, *, reached: bool) -> None:
@@ -462,29 +481,28 @@ class Stream:
         if connection is self._connection:
             self._lose(reason)
 
-    def received(self, connection: Connection, text: str, at: int) -> None:
+    def received(self, connection: Connection, frame: bytes, at: int) -> None:
         """Take a frame that was received at the millisecond `at`."""
         if connection is not self._connection:
             return
         try:
-            head = _decode_head(text)
+            head = _decode_head(frame)
         except (msgspec.DecodeError, RecursionError) as error:
-            self._reject(text, str(error))
+            self._reject(frame, str(error))
             return
         if head.topic == self.topic:
             if head.data is None or head.data.u < 0 or head.type not in {"snapshot", "delta"}:
-                self._reject(text, "no order book")
+                self._reject(frame, "no order book")
                 return
             self._last_push = self._now()
             if self.phase is not Phase.LIVE and head.type == "snapshot":
                 self._start_living()
             # Valid JSON ends with its closing brace; what is sent stays as it is up to there.
-            body = (text.rstrip()[:-1] + self._ending).encode()
-            self._surroundings.on_push(self.instrument, body, at)
+            self._surroundings.on_push(self.instrument, frame.rstrip()[:-1] + self._ending, at)
         elif head.success is not None:
             self._answer(connection, head)
         elif head.op != "pong" and not head.topic:
-            self._reject(text, "neither a push nor an answer")
+            self._reject(frame, "neither a push nor an answer")
 
     def _answer(self, connection: Connection, head: _Head) -> None:
         if head.ret_msg == "pong" or head.op == "ping":
@@ -526,9 +544,14 @@ class Stream:
         self._troubled = False
         self._wake.set()
 
-    def _reject(self, text: object, why: str) -> None:
+    def rejected(self, connection: Connection, frame: bytes) -> None:
+        """Learn of a frame that is no text."""
+        if connection is self._connection:
+            self._reject(frame, "binary")
+
+    def _reject(self, frame: bytes, why: str) -> None:
         self.garbage += 1
-        self._lose(f"expected a frame of the exchange's, was {text!r:.80} ({why})")
+        self._lose(f"expected a frame of the exchange's, was {frame[:80]!r} ({why})")
 
     def _refuse(self, why: str) -> None:
         self.phase = Phase.REFUSED
@@ -540,7 +563,7 @@ class Stream:
     def _lose(self, reason: str) -> None:
         if self._served and self._now() - self._live_since >= PROVEN_SECONDS:
             self._pause = SHORTEST_PAUSE
-        self._drop_connection()
+        self._drop_connection(politely=False)
         self.phase = Phase.WAITING
         self._plan()
         self._complain(f"{reason}; connecting again")
@@ -562,10 +585,10 @@ class Stream:
         self.answered.set()
         self._surroundings.on_standing(self)
 
-    def _drop_connection(self) -> threading.Event | None:
+    def _drop_connection(self, *, politely: bool) -> threading.Event | None:
         connection, self._connection = self._connection, None
         self._served = False
-        return connection.close() if connection is not None else None
+        return connection.close(politely=politely) if connection is not None else None
 
 
 def _in_thread(work: Callable[[], None], name: str) -> None:

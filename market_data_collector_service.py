@@ -28,7 +28,7 @@ from pika.spec import Basic, BasicProperties
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bybit_stream import DEPTHS, ConnectionBudget, Inbox, Standing, Stream, Surroundings, use_exchange
+from bybit_stream import DEPTHS, ConnectionBudget, Standing, Stream, Surroundings, use_exchange
 from config import Config
 from feed_publisher import FeedPublisher
 from messages import CHANNELS, Instrument, InvalidMessage, decode_resync, encode_subscriptions
@@ -70,7 +70,6 @@ class FeedManager:
         self._streams: dict[Instrument, Stream] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._surroundings = Surroundings(
-            inbox=Inbox(),
             budget=ConnectionBudget(),
             on_push=self.publisher.publish_book,
             on_standing=self._on_standing,

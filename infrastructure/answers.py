@@ -84,7 +84,7 @@ def _scram_proof(password: str, first: str, challenge: str) -> str:
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(parts["s"]), int(parts["i"]))
     client_key = hmac.digest(salted, b"Client Key", "sha256")
     without_proof = f"c=biws,r={parts['r']}"
-    signed = ",".join((first, challenge, without_proof)).encode()
+    signed = f"{first},{challenge},{without_proof}".encode()
     signature = hmac.digest(hashlib.sha256(client_key).digest(), signed, "sha256")
     proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
     return f"{without_proof},p={base64.b64encode(proof).decode()}"
@@ -138,9 +138,12 @@ def ask_database() -> Answer:
     return Answer("ready")
 
 
-# RabbitMQ: AMQP 0-9-1, https://www.rabbitmq.com/amqp-0-9-1-protocol
+# RabbitMQ: AMQP 0-9-1, https://www.rabbitmq.com/amqp-0-9-1-reference.html
 
-START, START_OK, TUNE, TUNE_OK, OPEN, OPEN_OK, CLOSE = (10, 10), (10, 11), (10, 30), (10, 31), (10, 40), (10, 41), (10, 50)
+START, START_OK = (10, 10), (10, 11)
+TUNE, TUNE_OK = (10, 30), (10, 31)
+OPEN, OPEN_OK = (10, 40), (10, 41)
+CLOSE = (10, 50)
 
 
 def _short(text: str) -> bytes:

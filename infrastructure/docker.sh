@@ -2,7 +2,8 @@
 # The two servers as containers of docker-compose.yml.
 
 docker_answers() {
-  [ "$INFRASTRUCTURE" != native ] && command -v docker >/dev/null && docker info >/dev/null 2>&1
+  [ -n "${docker_engine-}" ] || docker_engine=$(docker version --format '{{.Server.Version}}' 2>/dev/null) || docker_engine=none
+  [ "$INFRASTRUCTURE" != native ] && [ "$docker_engine" != none ]
 }
 
 compose() {

@@ -28,14 +28,23 @@ fetch_timescaledb() {
     rm -rf "$work"
     return 1
   }
-  local deb
-  for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/prefix"; done
-  rm -rf "$work"/prefix/usr/share/{doc,man,locale,lintian} "$work/prefix/usr/lib/postgresql/17/lib/bitcode"
-  wrap_binaries "$work/prefix/usr/lib/postgresql/17/bin"
-  server_folder "$timescaledb_folder" "$(owner_of "$native_database/data/PG_VERSION" postgres)"
+  unpack_debs "$work" && [ -n "$("$work/prefix/usr/lib/postgresql/17/bin/postgres" --version)" ] || {
+    warn "TimescaleDB was fetched but does not run here"
+    rm -rf "$work"
+    return 1
+  }
+  server_folder "$timescaledb_folder" "$(database_owner)"
   rm -rf "${timescaledb_folder:?}/usr"
   mv "$work/prefix/usr" "$timescaledb_folder/usr"
   rm -rf "$work"
+}
+
+# unpack_debs WORK
+unpack_debs() {
+  local deb
+  for deb in "$1"/debs/*.deb; do dpkg-deb -x "$deb" "$1/prefix" || return 1; done
+  rm -rf "$1"/prefix/usr/share/{doc,man,locale,lintian} "$1/prefix/usr/lib/postgresql/17/lib/bitcode"
+  wrap_binaries "$1/prefix/usr/lib/postgresql/17/bin"
 }
 
 # download_debs WORK
@@ -92,7 +101,7 @@ packaged_timescaledb() {
 
 # Sets postgres_bin: the programs that the data was made with, else what was fetched, installed or can be.
 find_postgres() {
-  local made_with package
+  local made_with
   if [ -n "${POSTGRES_BIN_PATH-}" ]; then
     postgres_bin=$POSTGRES_BIN_PATH
     return
@@ -114,6 +123,7 @@ find_postgres() {
   fi
   has_timescaledb "$(system_bin)" || install_postgres
   postgres_bin=$(system_bin)
+  has_timescaledb "$postgres_bin" || warn "TimescaleDB can't be had here: taking plain PostgreSQL"
 }
 
 fetch_once() { [ -x "$fetched_bin/postgres" ] || fetch_timescaledb; }

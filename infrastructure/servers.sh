@@ -207,7 +207,8 @@ stop_server() {
     docker_stop "$1"
     say "$1: container stopped, its data stays"
   else
-    case $(ask "$1") in
+    answer=$(ask "$1")
+    case $answer in
       away*) say "$1: not running" ;;
       *) say "$1: left alone, $(who_runs "$1")" ;;
     esac
