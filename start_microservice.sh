@@ -9,4 +9,4 @@ python=.venv/bin/python
   echo "python3 not found: install Python 3.11 or newer" >&2
   exit 1
 }
-exec "$python" launcher.py "$@"
+exec "$python" -m launcher "$@"

@@ -23,7 +23,7 @@ import psycopg2
 import pytest
 
 from config import Config
-from launcher import SERVICES
+from launcher.__main__ import SERVICES
 
 T = TypeVar("T")
 
@@ -33,8 +33,8 @@ START = str(ROOT / "start_microservice.sh")
 # The launcher as start_microservice.sh runs it, but with the programs of the first argument.
 DRIVER = """
 import json, sys
-import launcher
-from supervisor import Program
+import launcher.__main__ as launcher
+from launcher.supervisor import Program
 programs = [Program(name, tuple(command)) for name, command in json.loads(sys.argv[1])]
 sys.exit(launcher.main(sys.argv[2:], programs))
 """
@@ -297,7 +297,7 @@ def test_all_ends_when_nobody_reads_the_terminal_any_more(tmp_path: Path) -> Non
 ROTATING = """
 import asyncio, os, sys
 from pathlib import Path
-from supervisor import Program, Supervisor, Terminal
+from launcher.supervisor import Program, Supervisor, Terminal
 
 async def supervise(logs, *command):
     terminal = Terminal(5, lambda: None, os.open(os.devnull, os.O_WRONLY))
@@ -489,8 +489,9 @@ def fresh(tmp_path: Path) -> Path:
     """Copy the launcher into a folder with small services, a small setup.sh, and no environment yet."""
     folder = tmp_path / "fresh checkout"
     folder.mkdir()
-    for name in ("start_microservice.sh", "launcher.py", "supervisor.py", "log_windows.py", "config.py"):
+    for name in ("start_microservice.sh", "config.py"):
         shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "launcher", folder / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
     for name in SERVICES:
         (folder / f"{name}.py").write_text(OBEDIENT)
     setup = folder / "setup.sh"
@@ -552,7 +553,7 @@ def test_the_demo_empties_a_database_and_virtual_host_of_its_own_and_sends_no_re
     fresh: Path, tmp_path: Path
 ) -> None:
     (fresh / "local_exchange.py").write_text(OBEDIENT)
-    (fresh / "demo.py").write_text("async def play(*_): return 0\n")
+    (fresh / "launcher" / "demo.py").write_text("async def play(*_): return 0\n")
     output = tmp_path / "terminal"
     environment = {"REAL_ORDER_SENDING": "true", "API_KEY": "k", "API_SECRET": "s"}
     assert start_fresh(fresh, output, "--demo", **environment).wait(20) == 0

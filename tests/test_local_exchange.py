@@ -636,6 +636,25 @@ def test_depth_50_is_cut_from_a_depth_1_recording(start: Start, tmp_path: Path) 
     assert follower.levels() == ([[Decimal(102), "2"]], [[Decimal(103), "1"]])
 
 
+def test_depth_cut_from_the_recorded_one_in_mid_recording_goes_on_from_the_book_as_it_is(
+    recording: Path,
+) -> None:
+    replay = Replay(recording)
+    replay.play(0.0)
+    replay.play(0.025)
+    feed = replay.feed("spot", "orderbook.200.BTCUSDT")
+    assert feed is not None
+    payloads: list[bytes] = []
+    feed.tap = lambda _feed, payload, _sockets: payloads.append(payload)
+    replay.open(replay.subscribe(feed, 1, lambda _frame: None))
+    replay.play(0.055)
+    snapshot, delta = map(json.loads, payloads)
+    assert snapshot["data"]["b"] == [["99.5", "2"], ["99", "7"]]
+    assert snapshot["data"]["a"] == [["100.5", "2"], ["101", "3"], ["102", "1"]]
+    assert (delta["type"], delta["data"]["u"]) == ("delta", snapshot["data"]["u"] + 1)
+    assert (delta["data"]["b"], delta["data"]["a"]) == ([], [["102", "0"]])
+
+
 def test_after_once_the_books_stay_and_depth_1_goes_on_repeating(start: Start, recording: Path) -> None:
     exchange = start("--recording", str(recording), "--once", "--speed", "0", "--repeat-after", "0.2")
     until(lambda: exchange.get("/counters")["finished"], "the recording played")
@@ -970,6 +989,22 @@ def test_client_that_vanishes_leaves_the_others_streaming(start: Start, how: str
         until(lambda: exchange.get("/counters")["open"] == 1, "the vanished forgotten")
         sent = exchange.get("/counters")["sent"]
         until(lambda: exchange.get("/counters")["sent"] > sent, "pushes to the one that stays")
+
+
+def test_client_that_half_closes_with_much_unread_holds_nobody_up(start: Start, recording: Path) -> None:
+    exchange = start("--recording", str(recording), "--speed", "max", "--wait-for", "2")
+    with raw_handshake(exchange, "linear") as leaving, plain(exchange, "spot") as staying:
+        leaving.sendall(masked(b'{"op":"subscribe","args":["orderbook.50.BTCPERP"]}'))
+        assert ask(staying, op="subscribe", args=["orderbook.50.BTCUSDT"])["success"] is True
+        until(lambda: exchange.get("/counters")["open"] == 2, "both sockets")
+        follower = Follower(50)
+        for _ in range(2000):
+            follower.apply(receive(staying))
+        until(lambda: max(one["unread"] for one in exchange.get("/sockets")) > 0, "unread pushes")
+        leaving.shutdown(socket.SHUT_WR)
+        for _ in range(20_000):
+            follower.apply(receive(staying))
+        assert [one["channel"] for one in exchange.get("/sockets")] == ["spot"]
 
 
 # The control endpoint, the process, the Python entry.

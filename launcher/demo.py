@@ -15,8 +15,8 @@ import psycopg2
 from pika.exceptions import AMQPError
 
 from config import Config
+from launcher.supervisor import Request, Supervisor, Terminal
 from messaging import ORDERS, SIGNAL, STORAGE, connection_parameters
-from supervisor import Request, Supervisor, Terminal
 
 SUBSCRIPTIONS = (
     {"symbol": "BTCUSDT", "channel": "spot", "matching_key": "a"},

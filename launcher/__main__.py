@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from log_windows import NoWindowsError, open_windows
-from supervisor import Program, Request, Supervisor, Terminal
+from launcher.log_windows import NoWindowsError, open_windows
+from launcher.supervisor import Program, Request, Supervisor, Terminal
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".venv" / "bin" / "python"
 
 SERVICES = (
@@ -141,7 +141,7 @@ async def launch(
         if views is not None:
             supervisor.say(views.where)
         if demo:
-            import demo as market  # noqa: PLC0415 - it needs the environment, and the demo's settings
+            from launcher import demo as market  # noqa: PLC0415 - it needs the environment, and the demo's settings
 
             status = await market.play(supervisor, terminal, request, seconds)
         else:
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None, programs: Sequence[Program] | N
         if Path(sys.prefix).resolve() != PYTHON.parent.parent.resolve():
             locked.close()
             settled = ["--logs", str(logs), "--no-setup"]
-            os.execv(PYTHON, [str(PYTHON), __file__, *arguments, *settled])  # noqa: S606 - no shell is wanted
+            os.execv(PYTHON, [str(PYTHON), "-m", "launcher", *arguments, *settled])  # noqa: S606 - no shell is wanted
         if programs is None:
             check_collector_port()
             programs = service_programs()
