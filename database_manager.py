@@ -11,7 +11,7 @@ import io
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg2
@@ -71,6 +71,13 @@ class DatabaseManager:
         except psycopg2.Error as error:
             self.close()
             raise DatabaseAway(str(error).strip() or type(error).__name__) from error
+
+    def rows(self, cursor: Cursor, query: str) -> Iterator[tuple[Any, ...]]:
+        """Return what `query` gives row by row, in the transaction of `cursor`, without holding it all."""
+        with cursor.connection.cursor("rows") as reader:
+            reader.itersize = 5000
+            reader.execute(query)
+            yield from reader
 
     def insert(self, cursor: Cursor, table: TableConfig, rows: Sequence[Sequence[Any]]) -> None:
         """Insert `rows`; one whose key is there already is left out."""

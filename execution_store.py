@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from config import Config, TableConfig
@@ -58,23 +58,17 @@ class ExecutionStore:
 
         self._database.transaction(work)
 
-    def read(self) -> list[Record]:
-        """Return all that is stored, oldest first."""
+    def replay(self, recover: Callable[[Iterable[Record]], None]) -> None:
+        """Give all executions, oldest first, and then all refusals to `recover`."""
+        columns = ", ".join(Config.TABLES["order"].columns)
+        executions = f"SELECT {columns} FROM {Config.TABLES['order'].name} ORDER BY execution_id, type"  # noqa: S608
+        refusals = "SELECT execution_id, info, answered_at, order_id, request_key FROM bybit.refused_order"
 
-        def work(cursor: Cursor) -> list[Record]:
-            columns = ", ".join(Config.TABLES["order"].columns)
-            cursor.execute(
-                f"SELECT {columns} FROM {Config.TABLES['order'].name} ORDER BY execution_id, type"  # noqa: S608
-            )
-            records: list[Record] = list(_executions(cursor))
-            cursor.execute(
-                "SELECT execution_id, info, answered_at, order_id, request_key FROM bybit.refused_order"
-            )
-            records.extend(Refusal(*row) for row in cursor)
-            records.sort(key=lambda record: record.execution_id)
-            return records
+        def work(cursor: Cursor) -> None:
+            recover(_executions(self._database.rows(cursor, executions)))
+            recover(Refusal(*row) for row in self._database.rows(cursor, refusals))
 
-        return self._database.transaction(work)
+        self._database.transaction(work)
 
 
 def _rows(execution: Execution) -> Iterator[tuple[Any, ...]]:

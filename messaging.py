@@ -49,7 +49,8 @@ FEED_QUEUES = {
     SUBSCRIPTION: SUBSCRIPTION,
     LATEST_SUBSCRIPTION: SUBSCRIPTION,
 }
-DEAD_LETTER_ARGUMENTS = {"x-max-length-bytes": 200_000_000}
+# Dead letters go after a week; their queues take no arguments, so that anybody may declare them.
+DEAD_LETTER_EXPIRATION = str(7 * 24 * 3600 * 1000)
 
 LONGEST_PAUSE = 2.0
 LOG_INTERVAL = 5.0
@@ -83,7 +84,8 @@ class _Connection(AsyncioConnection):
     """pika's connection, writing the frames of a message with one system call instead of three."""
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
-        super()._output_marshaled_frames([b"".join(marshaled_frames)])
+        # Not in the published types.
+        super()._output_marshaled_frames([b"".join(marshaled_frames)])  # type: ignore[misc]
 
 
 class Session:
@@ -183,8 +185,13 @@ class Session:
     async def consume(
         self, queue: str, on_message: OnMessage, *, exclusive: bool = False, auto_ack: bool = False
     ) -> str:
-        """Start a consumer and return its tag; raises QueueTaken where another has `queue` to itself."""
+        """Start a consumer and return its tag; raises QueueTaken where another has `queue` to itself.
+
+        The dead-letter queue of a durable queue is declared with it.
+        """
         channel = self.channel
+        if queue in QUEUE_ARGUMENTS:
+            channel.queue_declare(f"{queue}.dead", durable=True)
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         tag = channel.basic_consume(
             queue,
@@ -250,10 +257,11 @@ class Session:
         """
         dead = f"{queue}.dead"
         logger.warning("message from %s dead-lettered: %s", queue, reason)
-        self.channel.queue_declare(dead, durable=True, arguments=DEAD_LETTER_ARGUMENTS)
+        self.channel.queue_declare(dead, durable=True)
         headers = {"reason": reason[:1000], "queue": queue}
         kept = BasicProperties(
             delivery_mode=PERSISTENT,
+            expiration=DEAD_LETTER_EXPIRATION,
             headers=headers,
             correlation_id=properties.correlation_id,
             reply_to=None,

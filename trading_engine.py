@@ -85,12 +85,17 @@ class TradingEngine:
         if order.action == OPEN_SPREAD and order.spread_id is None:
             order = msgspec.structs.replace(order, spread_id=order.order_id or new_id())
         info = self._refusal(order) or self._place(order)
+        if info is not None:
+            return self.refuse(order, info, request_key)
         self._last_id += 1
-        record: Record
-        if info is None:
-            record = Execution(self._last_id, order, self._clock(), request_key)
-        else:
-            record = Refusal(self._last_id, info, self._clock(), order.order_id, request_key)
+        record = Execution(self._last_id, order, self._clock(), request_key)
+        self._account(record)
+        return record
+
+    def refuse(self, order: Order, info: str, request_key: str | None = None) -> Refusal:
+        """Answer a new order NOT ACK with `info`, and return the record of it."""
+        self._last_id += 1
+        record = Refusal(self._last_id, info, self._clock(), order.order_id, request_key)
         self._account(record)
         return record
 

@@ -38,6 +38,7 @@ STORE_AT_ONCE = 1000
 # the orders cost the engine.
 STORE_PAUSE = 0.01
 INTERNAL_ERROR = "internal error"
+CRASHED = "crashed the handler twice"
 
 
 class Request(NamedTuple):
@@ -50,10 +51,11 @@ class Request(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A request with the reply to it, None where nobody asked for one."""
+    """A request with the reply to it, and the reason for putting its body aside where there is one."""
 
     request: Request
     reply: Reply
+    dead: str | None = None
 
 
 def milliseconds() -> int:
@@ -137,10 +139,9 @@ class TradingEngineService:
 
     async def _recovered(self, session: Session) -> TradingEngine:
         """Return an engine with the state of its earlier lives; waits for the database if need be."""
-        engine = new_engine()
         store = self._store
         if store is None:
-            return engine
+            return new_engine()
         pause = 0.1
         waiting = RepeatedWarning()
         while True:
@@ -151,8 +152,8 @@ class TradingEngineService:
                 while pending := self._journal.pending(STORE_AT_ONCE):
                     await self._database.run(partial(store.add, pending))
                     self._journal.forget(pending[-1].execution_id)
-                records = await self._database.run(store.read)
-                engine.recover(records)
+                engine = new_engine()
+                await self._database.run(partial(store.replay, engine.recover))
             except (DatabaseAway, RowsRefused, JournalTaken) as error:
                 waiting.warn("no order is answered before the state is read: %s", error)
             else:
@@ -181,7 +182,7 @@ class TradingEngineService:
 
         def decide() -> None:
             for request in requests:
-                answers.append(Answered(request, self._decide(engine, session, request, records)))
+                answers.append(_decide(engine, request, records))
 
         try:
             if Config.REAL_ORDER_SENDING:
@@ -201,7 +202,9 @@ class TradingEngineService:
         # On a session that has ended in between nobody hears the answers: the requests are delivered again
         # and get the same ones.
         with contextlib.suppress(BrokerLost):
-            for request, reply in answers:
+            for request, reply, dead in answers:
+                if dead is not None:
+                    session.dead_letter(ORDERS, dead, request.properties, request.body)
                 if request.properties.reply_to:
                     correlation = BasicProperties(correlation_id=request.properties.correlation_id)
                     session.publish("", request.properties.reply_to, encode_reply(reply), correlation)
@@ -209,49 +212,10 @@ class TradingEngineService:
         if records:
             self._unsynced = True
             self._unstored.set()
-
-    def _decide(
-        self, engine: TradingEngine, session: Session, request: Request, records: list[Record]
-    ) -> Reply:
-        """Return the reply to one request; what was decided anew is added to `records`."""
-        try:
-            order = decode_request(request.body)
-        except InvalidMessage as error:
-            logger.warning("request refused: %s", error)
-            return Reply(NOT_ACK, f"invalid order: {error}")
-        if order is None:
-            return Reply(ACK, "open spreads", engine.spreads.listed())
-        if order.order_id is not None:
-            key = None
-            known = engine.first_answer(order.order_id)
-        else:
-            key = request_key(request.properties.reply_to, request.properties.correlation_id, request.body)
-            known = engine.first_answer(key) if request.redelivered else None
-        if known is not None:
-            return known
-        try:
-            record = engine.execute(order, key)
-        except Exception:
-            if not request.redelivered:
-                raise
-            # The second time that it crashes the handler: it is put aside, and the others go on.
-            logger.exception("order %s crashed the engine again", order.order_id)
-            session.dead_letter(ORDERS, INTERNAL_ERROR, request.properties, request.body)
-            return Reply(NOT_ACK, INTERNAL_ERROR)
-        records.append(record)
-        reply = engine.answer_of(record)
-        logger.info(
-            "%s %s: %s %s, buy %s at %s, sell %s at %s",
-            reply.status,
-            reply.info,
-            order.action,
-            order.size,
-            order.buy,
-            order.buy_price,
-            order.sell,
-            order.sell_price,
-        )
-        return reply
+        if any(dead == CRASHED for _, _, dead in answers):
+            # Nobody knows what the crash has left in memory.
+            self._engine = None
+            session.close()
 
     async def _store_records(self) -> None:
         """Bring what is in the journal to the database, for ever."""
@@ -291,6 +255,47 @@ class TradingEngineService:
             self._arrived.set()
             await _until(lambda: not self._inbox or self._engine is None, 2)
         await _until(lambda: not self._unstored.is_set() or self._journal is None, 1)
+
+
+def _decide(engine: TradingEngine, request: Request, records: list[Record]) -> Answered:
+    """Return the answer to one request; what was decided anew is added to `records`."""
+    try:
+        order = decode_request(request.body)
+    except InvalidMessage as error:
+        return Answered(request, Reply(NOT_ACK, f"invalid order: {error}"), str(error))
+    if order is None:
+        return Answered(request, Reply(ACK, "open spreads", engine.spreads.listed()))
+    if order.order_id is not None:
+        key = None
+        known = engine.first_answer(order.order_id)
+    else:
+        key = request_key(request.properties.reply_to, request.properties.correlation_id, request.body)
+        known = engine.first_answer(key) if request.redelivered else None
+    if known is not None:
+        return Answered(request, known)
+    try:
+        record = engine.execute(order, key)
+    except Exception:
+        if not request.redelivered:
+            raise
+        # The second time that it crashes the handler: it is put aside, and the others go on.
+        logger.exception("order %s crashed the engine again", order.order_id)
+        records.append(engine.refuse(order, INTERNAL_ERROR, key))
+        return Answered(request, Reply(NOT_ACK, INTERNAL_ERROR), CRASHED)
+    records.append(record)
+    reply = engine.answer_of(record)
+    logger.info(
+        "%s %s: %s %s, buy %s at %s, sell %s at %s",
+        reply.status,
+        reply.info,
+        order.action,
+        order.size,
+        order.buy,
+        order.buy_price,
+        order.sell,
+        order.sell_price,
+    )
+    return Answered(request, reply)
 
 
 async def _until(condition: Callable[[], bool], seconds: float) -> None:

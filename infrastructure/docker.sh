@@ -2,8 +2,9 @@
 # The two servers as containers of docker-compose.yml.
 
 docker_answers() {
+  [ "$INFRASTRUCTURE" != native ] || return 1
   [ -n "${docker_engine-}" ] || docker_engine=$(docker version --format '{{.Server.Version}}' 2>/dev/null) || docker_engine=none
-  [ "$INFRASTRUCTURE" != native ] && [ "$docker_engine" != none ]
+  [ "$docker_engine" != none ]
 }
 
 compose() {

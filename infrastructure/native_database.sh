@@ -190,6 +190,19 @@ TEXT
   fi
 }
 
+# clear_after_crash DATA: the last processes of a killed server end by themselves; a lock file that names a dead process
+# which nobody has buried yet would keep PostgreSQL from starting.
+clear_after_crash() {
+  local tries=200 pid
+  [ -f "$1/postmaster.pid" ] || return 0
+  while [ -n "$(find /proc/[0-9]*/cwd -maxdepth 0 -lname "$1" 2>/dev/null)" ]; do
+    [ "$((tries -= 1))" -gt 0 ] || fail "processes of a crashed database are still in $1"
+    sleep 0.05
+  done
+  pid=$(head -n 1 "$1/postmaster.pid")
+  [ ! -d "/proc/$pid" ] || running "$pid" || rm -f "$1/postmaster.pid"
+}
+
 native_database_start() {
   local owner folder log
   find_postgres
@@ -199,6 +212,7 @@ native_database_start() {
   log=$folder/server.log
   own_folder "$folder" "$owner"
   create_cluster "$folder" "$owner"
+  clear_after_crash "$folder/data"
   database_configuration >"$folder/data/blackbird.conf"
   : >>"$log"
   chown "$owner" "$folder/data/blackbird.conf" "$log"

@@ -3,7 +3,9 @@
 
 # The interpreter itself: starting it through a shim costs more than what is asked of it.
 find_python() {
-  python=$(python3 -c 'import sys; print(sys.executable)' 2>/dev/null) || fail "python3 is missing: Blackbird needs Python 3.11 or later"
+  python=$here/.venv/bin/python
+  [ -x "$python" ] || python=$(python3 -c 'import sys; print(sys.executable)' 2>/dev/null) ||
+    fail "python3 is missing: Blackbird needs Python 3.11 or later"
 }
 
 # Sets uv to the machine's own uv, or to one brought into .tools. The system's and the user's Python stay as they are.
@@ -39,7 +41,7 @@ sync_environment() {
   local choice=()
   # A new environment takes the Python that runs this; a name such as python3.13 may be an empty shim.
   if [ ! -x "$here/.venv/bin/python" ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    choice=(--python "$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))')")
+    choice=(--python "$python")
   fi
   # The second try is for a network whose certificates only the system knows.
   uv_sync ${choice[@]+"${choice[@]}"} || UV_SYSTEM_CERTS=true UV_NATIVE_TLS=true uv_sync ${choice[@]+"${choice[@]}"} || {
@@ -59,6 +61,8 @@ install_lockfile_filter() {
 }
 
 bring_tools() {
+  # The environment may be about to be made anew: not by its own Python.
+  python=$(python3 -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))')
   with_lock "$here/.tools/install.lock" bring_tools_once
 }
 

@@ -17,6 +17,13 @@ import pytest
 HERE = Path(__file__).resolve().parent.parent
 PASSWORD = "it's a #secret"
 
+ROW = """
+INSERT INTO bybit.orderbook (topic, type, ts_message, channel, symbol_name, update_id, sequence_id, side, price,
+                             size, ts_orderbook, matching_key)
+VALUES ('orderbook.50.BTCUSDT', 'delta', 1, 'spot', 'BTCUSDT', 1, 1, 'bid', 1, 1, 1, 'a')
+"""
+COUNT = "SELECT count(*) FROM bybit.orderbook"
+
 # Without Docker, so that the test is the same everywhere; the containers have the same commands above them.
 pytestmark = pytest.mark.skipif(shutil.which("apt-get") is None, reason="native servers come from apt")
 
@@ -63,10 +70,12 @@ class Setup:
         return self.succeed("psql", "-XqAtc", sql).strip()
 
     def process(self, server: str) -> int:
-        """The server's process, as `status` says it."""
-        found = re.search(rf"^{server}: .*\(process (\d+)\)", self("status").output, re.MULTILINE)
-        assert found, self("status").output
-        return int(found.group(1))
+        """The process that setup.sh started last."""
+        folders = {"database": "PGDATA_PATH", "broker": "RABBITMQ_DATA_PATH"}
+        files = {"database": "data/postmaster.pid", "broker": "server.pid"}
+        pid = int((Path(self.settings[folders[server]]) / "native" / files[server]).read_text().split()[0])
+        assert not gone(pid)
+        return pid
 
 
 def free_ports(count: int) -> list[str]:
@@ -159,15 +168,13 @@ def another_checkout(folder: Path, original: Setup) -> Setup:
 
 def test_a_second_start_changes_nothing(pair: Setup) -> None:
     before = pair.process("database"), pair.process("broker")
-    pair.query(
-        'INSERT INTO bybit."order" (channel, symbol_name, price, size, type, flux, ts_orderbook)'
-        " VALUES ('spot', 'KEPT', 1, 1, 'buy', -1, 1)"
-    )
+    pair.query(ROW)
+    rows = pair.query(COUNT)
     output = pair.succeed("start")
     assert "starting" not in output
     assert "creating" not in output
     assert (pair.process("database"), pair.process("broker")) == before
-    assert pair.query("SELECT count(*) FROM bybit.\"order\" WHERE symbol_name = 'KEPT'") == "1"
+    assert pair.query(COUNT) == rows
 
 
 def test_the_schema_says_what_it_found(pair: Setup) -> None:
@@ -189,11 +196,10 @@ def test_a_missing_database_and_virtual_host_are_created(pair: Setup) -> None:
 
 def test_reset_empties_its_own_database_and_virtual_host_alone(pair: Setup) -> None:
     one, two = (pair.with_settings(POSTGRES_DB=name, RABBITMQ_VHOST=name) for name in ("one", "two"))
-    row = "INSERT INTO bybit.\"order\" (channel, symbol_name, price, size, type, flux, ts_orderbook) VALUES ('spot', 'X', 1, 1, 'buy', -1, 1)"
     for each in (one, two):
         each.succeed("start")
         each.succeed("reset", "--yes")
-        each.query(row)
+        each.query(ROW)
         each.succeed(
             "rabbitmqctl",
             "-q",
@@ -205,10 +211,10 @@ def test_reset_empties_its_own_database_and_virtual_host_alone(pair: Setup) -> N
             '{"max-length":5}',
         )
     assert "asks" in one("reset").output
-    assert one.query('SELECT count(*) FROM bybit."order"') == "1"
+    assert one.query(COUNT) == "1"
     one.succeed("reset", "--yes")
-    assert one.query('SELECT count(*) FROM bybit."order"') == "0"
-    assert two.query('SELECT count(*) FROM bybit."order"') == "1"
+    assert one.query(COUNT) == "0"
+    assert two.query(COUNT) == "1"
     assert "mark" not in one.succeed("rabbitmqctl", "-q", "list_policies", "-p", "one")
     assert "mark" in two.succeed("rabbitmqctl", "-q", "list_policies", "-p", "two")
     assert one("status").status == 0
@@ -314,7 +320,7 @@ def test_a_database_that_was_killed_starts_again(database: Setup) -> None:
 
 
 def test_two_starts_at_once_start_one_server(database: Setup) -> None:
-    command = [HERE / "setup.sh", "start", "database"]
+    command = [str(HERE / "setup.sh"), "start", "database"]
     environment = {**os.environ, **database.settings}
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [each.communicate(timeout=60)[0] for each in both]
