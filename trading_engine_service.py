@@ -13,6 +13,7 @@ import logging
 import sqlite3
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NamedTuple
@@ -58,6 +59,49 @@ class Answered(NamedTuple):
     dead: str | None = None
 
 
+class DirectReplies:
+    """Reply addresses of the kind that can crash a connection.
+
+    RabbitMQ ends the connection of whoever publishes to `amq.rabbitmq.reply-to.` with a made-up rest (error
+    541). Such an address must not keep the engine from everybody else: after such an end the addresses that
+    were replied to last are suspects, each is tried by itself, and one that ends a connection again is muted.
+    """
+
+    PREFIX = "amq.rabbitmq.reply-to."
+
+    def __init__(self) -> None:
+        self._recent: deque[str] = deque(maxlen=2 * UNACKNOWLEDGED)
+        self._suspects: set[str] = set()
+        self._tried: str | None = None
+        self._muted: set[str] = set()
+
+    def session_ended(self, reason: BaseException | None) -> None:
+        """Learn why the session ended on which the last replies were sent."""
+        if reason is not None and str(reason).startswith("541"):
+            if self._tried is None:
+                self._suspects.update(self._recent)
+            else:
+                logger.error("no reply to %r any more: it ends our connection", self._tried)
+                self._muted.add(self._tried)
+        self._tried = None
+        self._recent.clear()
+
+    def is_muted(self, address: str) -> bool:
+        """Tell whether nothing may be sent to `address`."""
+        return address in self._muted
+
+    async def sent(self, address: str, session: Session) -> None:
+        """Note a reply; after one to a suspect, wait until the connection has survived it."""
+        if not address.startswith(self.PREFIX):
+            return
+        if address in self._suspects:
+            self._suspects.discard(address)
+            self._tried = address
+            await session.declare_queue(ORDERS)
+            self._tried = None
+        self._recent.append(address)
+
+
 def milliseconds() -> int:
     """Return the time of day in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
@@ -92,6 +136,7 @@ class TradingEngineService:
         self._arrived = asyncio.Event()
         self._unstored = asyncio.Event()
         self._unsynced = False
+        self._direct = DirectReplies()
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Answer orders until `stop`; then finish those that were taken."""
@@ -122,6 +167,8 @@ class TradingEngineService:
     async def _open(self, session: Session) -> None:
         """Take the `orders` queue for this engine alone, and read the state before the first answer."""
         self._inbox.clear()
+        if self._session is not None and self._session.lost.done():
+            self._direct.session_ended(self._session.lost.exception())
         await session.declare_queue(ORDERS)
         await session.limit_unacknowledged(UNACKNOWLEDGED)
         self._session = session
@@ -205,9 +252,11 @@ class TradingEngineService:
             for request, reply, dead in answers:
                 if dead is not None:
                     session.dead_letter(ORDERS, dead, request.properties, request.body)
-                if request.properties.reply_to:
+                address = request.properties.reply_to
+                if address and not self._direct.is_muted(address):
                     correlation = BasicProperties(correlation_id=request.properties.correlation_id)
-                    session.publish("", request.properties.reply_to, encode_reply(reply), correlation)
+                    session.publish("", address, encode_reply(reply), correlation)
+                    await self._direct.sent(address, session)
             session.acknowledge(requests[-1].delivery_tag, multiple=True)
         if records:
             self._unsynced = True
