@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 import msgspec
 import pybit.unified_trading
@@ -32,6 +33,8 @@ from messages import CHANNELS, Instrument
 from websocket_frames import BINARY, CLOSE, PING, PONG, TEXT, SocketReader
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 # https://bybit-exchange.github.io/docs/v5/websocket/public/orderbook
 DEPTHS = {channel: (25, 100) if channel == "option" else (1, 50, 200, 1000) for channel in CHANNELS}
@@ -148,13 +151,17 @@ class PushSocket(pybit.unified_trading.WebSocket):  # type: ignore[misc]
     def ws(self, app: websocket.WebSocketApp) -> None:
         # pybit has no parameter for the library's hook that leaves reading and writing to an event loop.
         run_forever = app.run_forever
-        app.run_forever = lambda **_: run_forever(dispatcher=_LeftToTheLoop())
+        app.run_forever = lambda **_: run_forever(  # type: ignore[method-assign]
+            dispatcher=_LeftToTheLoop()
+        )
         self._app = app
 
     @property
     def socket(self) -> socket.socket:
-        """The connected socket."""
-        connected: socket.socket = self._app.sock.sock  # type: ignore[union-attr]
+        """The connected socket; raises OSError where it is closed already."""
+        if self._app is None or self._app.sock is None or self._app.sock.sock is None:
+            raise OSError("closed at once")
+        connected: socket.socket = self._app.sock.sock
         return connected
 
     def send(self, payload: str | bytes, opcode: int = TEXT) -> None:
@@ -165,7 +172,7 @@ class PushSocket(pybit.unified_trading.WebSocket):  # type: ignore[misc]
     def abandon(self) -> None:
         """Close the socket without a word."""
         if self._app is not None and self._app.sock is not None:
-            self._app.sock.shutdown()
+            self._app.sock.shutdown()  # type: ignore[no-untyped-call]
 
     def is_connected(self) -> bool:
         """Tell whether the connection stands; while it is being made, raise what it failed of.
@@ -249,14 +256,17 @@ class Connection:
             made = PushSocket(self._stream.instrument.channel)
         except NotConnected as error:
             self._closed.set()
-            self._call(lambda failure=error: self._stream.failed(self, str(failure), reached=failure.reached))
+            self._call(self._failed, error)
         else:
-            self._call(lambda: self._take(made))
+            self._call(self._take, made)
 
-    def _call(self, call: Callable[[], None]) -> None:
+    def _call(self, call: Callable[[_T], None], what: _T) -> None:
         # The loop is closed already when the process ends.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(call)
+            self._loop.call_soon_threadsafe(call, what)
+
+    def _failed(self, error: NotConnected) -> None:
+        self._stream.failed(self, str(error), reached=error.reached)
 
     def _take(self, made: PushSocket) -> None:
         self._socket = made
@@ -265,8 +275,8 @@ class Connection:
             return
         try:
             self._reader = SocketReader(made.socket, self._received, self._ended)
-        except (AttributeError, OSError):
-            self._ended("closed at once")
+        except OSError as error:
+            self._ended(str(error))
             return
         self._stream.opened(self)
 

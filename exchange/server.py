@@ -15,6 +15,7 @@ from exchange.client_socket import Socket
 from exchange.control import Control
 from exchange.faults import Faults
 from exchange.instrument import DEPTHS, now_ms
+from exchange.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -77,7 +78,7 @@ class LocalExchange:
         self._wait_for = wait_for
         self._repeat_after = repeat_after
         self._record_path = record
-        self._record: _Record | None = None
+        self._record: Record | None = None
         self._control = Control(self)
         self._server: Server | None = None
         self._closed_servers: list[Server] = []
@@ -103,7 +104,7 @@ class LocalExchange:
         await self.start_listening()
         self.control_port = await self._control.start(HOST, self.control_port)
         if self._record_path is not None:
-            self._record = _Record(self._record_path)
+            self._record = Record(self._record_path)
         self._running.set()
         if not self._wait_for:
             self._begun.set()
@@ -382,33 +383,3 @@ class LocalExchange:
 
 def _symbol(topic: object) -> str:
     return topic.split(".", 2)[-1] if isinstance(topic, str) else ""
-
-
-class _Record:
-    """The file of `--record`: a recording of what was sent, with the sockets that got it."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._start: int | None = None
-
-    def add(self, feed: Feed, payload: bytes, sockets: list[int]) -> None:
-        """Write one push."""
-        if not sockets:
-            return
-        now = time.perf_counter_ns()
-        if self._start is None:
-            self._start = now
-        head = b'{"t":%d,"category":"%s","sockets":[%s],"message":' % (
-            now - self._start,
-            feed.instrument.channel.encode(),
-            ",".join(map(str, sockets)).encode(),
-        )
-        self._file.write(head + payload + b"}\n")
-
-    def flush(self) -> None:
-        """Make the file complete up to now."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Write the rest."""
-        self._file.close()

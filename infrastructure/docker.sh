@@ -39,10 +39,18 @@ docker_owns() {
     --filter "label=com.docker.compose.project.working_dir=$here")" ]
 }
 
+# docker_container database|broker: the container behind the server's port, whoever started it.
+docker_container() {
+  local port=$RABBITMQ_PORT
+  [ "$1" = broker ] || port=$POSTGRES_PORT
+  on_this_machine "$1" && docker_answers && docker ps -q --filter "publish=$port" | head -n 1
+}
+
 docker_start() {
+  local native=$native_broker
+  [ "$1" = broker ] || native=$native_database
   say "$1: starting container $(container_name "$1")"
-  [ ! -e "$native_database/data" ] || [ "$1" = broker ] ||
-    warn "the data of the native database stays in $native_database and is not used"
+  [ ! -e "$native" ] || warn "the data of the native $1 stays in $native and is not used (INFRASTRUCTURE=native uses it)"
   compose up -d "$1" 9>&- || fail "docker compose could not start the $1 (INFRASTRUCTURE=native ./setup.sh goes without Docker)"
   answer=$(ask "$1" --wait 120)
   case $answer in

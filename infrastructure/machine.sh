@@ -12,10 +12,11 @@ locked() {
 with_lock() {
   mkdir -p "$here/.tools"
   if command -v flock >/dev/null; then
+    [ -e "$1" ] || : >"$1" || fail "$here/.tools belongs to $(stat -c %U "$here/.tools"): run as that user, or as root"
     (
       flock 9
       "${@:2}"
-    ) 9>"$1"
+    ) 9<"$1"
   else
     "${@:2}"
   fi

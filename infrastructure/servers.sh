@@ -92,10 +92,10 @@ who_runs() {
 
 # other_checkout database|broker: the folder of the checkout that runs it, as far as the server or Docker tells.
 other_checkout() {
-  local port=$RABBITMQ_PORT found=
-  [ "$1" = broker ] || port=$POSTGRES_PORT
-  if docker_answers; then
-    found=$(docker ps --filter "publish=$port" --format '{{.Label "com.docker.compose.project.working_dir"}}' | head -n 1)
+  local container found=
+  container=$(docker_container "$1") || container=
+  if [ -n "$container" ]; then
+    found=$(docker inspect --format '{{index .Config.Labels "com.docker.compose.project.working_dir"}}' "$container")
   fi
   if [ -z "$found" ] && [ "$1" = database ]; then
     found=$(database_client -XAtc "select current_setting('blackbird.checkout', true)" 2>/dev/null) || found=
@@ -107,14 +107,15 @@ other_checkout() {
 
 # database_client ARGS: psql with the configured server, user and database; the password goes by the environment.
 database_client() {
-  local terminal=(-i)
+  local terminal=(-i) container
+  container=$(docker_container database) || container=
   (
     unset PGHOSTADDR PGSERVICE
     export PGUSER=$POSTGRES_USER PGDATABASE=${PGDATABASE:-$POSTGRES_DB} PGPASSWORD=$POSTGRES_PASSWORD PGCONNECT_TIMEOUT=10
     export PGOPTIONS=${PGOPTIONS-}
-    if docker_owns database; then
+    if [ -n "$container" ]; then
       [ ! -t 0 ] || [ ! -t 1 ] || terminal=(-i -t)
-      exec docker exec "${terminal[@]}" -e PGUSER -e PGDATABASE -e PGPASSWORD -e PGOPTIONS "$CONTAINER_NAME_DB" psql "$@"
+      exec docker exec "${terminal[@]}" -e PGUSER -e PGDATABASE -e PGPASSWORD -e PGOPTIONS "$container" psql "$@"
     fi
     export PGHOST=$POSTGRES_HOST PGPORT=$POSTGRES_PORT
     find_psql
@@ -185,16 +186,18 @@ manage_virtual_host() {
 
 # broker_command ARGS: rabbitmqctl for the broker in use.
 broker_command() {
+  local container
+  container=$(docker_container broker) || container=
   if native_broker_pid >/dev/null; then
     (broker_environment && exec "$rabbitmq_bin/rabbitmqctl" "$@")
-  elif docker_owns broker; then
-    docker exec -i "$CONTAINER_NAME_RABBITMQ" rabbitmqctl "$@"
+  elif [ -n "$container" ]; then
+    docker exec -i "$container" rabbitmqctl "$@"
   elif [ -n "$(other_checkout broker)" ]; then
-    fail "the broker at $(address_of broker) is $(who_runs broker): use ./setup.sh there"
+    fail "the broker at $(address_of broker) is run by the checkout in $(other_checkout broker): use its setup.sh"
   elif command -v rabbitmqctl >/dev/null && on_this_machine broker && [[ $(ask broker) = ready* ]]; then
     as_root rabbitmqctl "$@"
   else
-    fail "no broker of this checkout runs"
+    fail "no broker on this machine answers at $(address_of broker)"
   fi
 }
 

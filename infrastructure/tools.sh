@@ -1,10 +1,14 @@
 # shellcheck shell=bash
 # uv, the Python environment and git's filter for the lock file.
 
-# The interpreter itself: starting it through a shim costs more than what is asked of it.
+# Sets python to an interpreter itself: starting it through a shim costs more than what is asked of it.
 find_python() {
   python=$here/.venv/bin/python
-  [ -x "$python" ] || python=$(python3 -c 'import sys; print(sys.executable)' 2>/dev/null) ||
+  [ -x "$python" ] || find_base_python
+}
+
+find_base_python() {
+  python=$(python3 -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))' 2>/dev/null) ||
     fail "python3 is missing: Blackbird needs Python 3.11 or later"
 }
 
@@ -61,8 +65,8 @@ install_lockfile_filter() {
 }
 
 bring_tools() {
-  # The environment may be about to be made anew: not by its own Python.
-  python=$(python3 -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))')
+  # The environment's own Python cannot make it anew.
+  find_base_python
   with_lock "$here/.tools/install.lock" bring_tools_once
 }
 

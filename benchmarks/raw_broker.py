@@ -1,0 +1,189 @@
+"""AMQP over a plain socket, with prebuilt frames: what drives the benchmarks costs them as little as possible.
+
+One channel, no heartbeats, blocking. Only what the benchmarks need.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import pika.frame
+import pika.spec
+from pika.spec import BasicProperties
+
+from config import Config
+
+_HEAD = struct.Struct(">BHI").unpack_from
+_METHOD, _HEADER, _BODY = 1, 2, 3
+_DELIVER = 60 << 16 | 60
+CHUNK = 200
+
+
+class Delivery(NamedTuple):
+    """A message as it came; `properties` are decoded when asked for."""
+
+    header: bytes
+    body: bytes
+
+    @property
+    def properties(self) -> BasicProperties:
+        properties = BasicProperties()
+        properties.decode(self.header[12:])  # type: ignore[no-untyped-call]
+        return properties
+
+
+class RawBroker:
+    """A connection to a virtual host."""
+
+    def __init__(self, virtual_host: str, environment: Mapping[str, str]) -> None:
+        host = environment.get("RABBITMQ_HOST", Config.RABBITMQ_HOST)
+        port = int(environment.get("RABBITMQ_PORT", Config.RABBITMQ_PORT))
+        self._socket = socket.create_connection((host, port), timeout=60)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = b""
+        self._at = 0
+        self._deliveries: list[Delivery] = []
+        self._socket.sendall(pika.frame.ProtocolHeader().marshal())  # type: ignore[no-untyped-call]
+        self._answer()
+        login = f"\0{Config.RABBITMQ_USER}\0{Config.RABBITMQ_PASSWORD}"
+        start = pika.spec.Connection.StartOk({}, "PLAIN", login, "en_US")
+        tune = self._call(start, channel=0)
+        self._send(pika.spec.Connection.TuneOk(tune.channel_max, tune.frame_max, 0), channel=0)
+        self._frame_max = tune.frame_max - 8
+        self._call(pika.spec.Connection.Open(virtual_host, insist=True), channel=0)
+        self._call(pika.spec.Channel.Open())
+
+    def declare(self, queue: str, *, durable: bool = True, exclusive: bool = False) -> str:
+        declared = self._call(pika.spec.Queue.Declare(queue=queue, durable=durable, exclusive=exclusive))
+        return str(declared.queue)
+
+    def bind(self, queue: str, exchange: str, key: str) -> None:
+        self._call(pika.spec.Queue.Bind(queue=queue, exchange=exchange, routing_key=key))
+
+    def waiting(self, queue: str) -> int:
+        """Return how many messages of `queue` wait to be delivered."""
+        return int(self._call(pika.spec.Queue.Declare(queue=queue, passive=True)).message_count)
+
+    def purge(self, queue: str) -> None:
+        self._call(pika.spec.Queue.Purge(queue=queue))
+
+    def consume(self, queue: str) -> None:
+        """Start a consumer that acknowledges nothing."""
+        self._call(pika.spec.Basic.Consume(queue=queue, no_ack=True))
+
+    def frames(
+        self, exchange: str, key: str, body: bytes, properties: BasicProperties | None = None
+    ) -> bytes:
+        """Return a message as it goes over the wire."""
+        header = properties or BasicProperties(delivery_mode=2)
+        parts = [
+            pika.frame.Method(1, pika.spec.Basic.Publish(exchange=exchange, routing_key=key)).marshal(),  # type: ignore[no-untyped-call]
+            pika.frame.Header(1, len(body), header).marshal(),  # type: ignore[no-untyped-call]
+        ]
+        parts += [
+            pika.frame.Body(1, body[at : at + self._frame_max]).marshal()  # type: ignore[no-untyped-call]
+            for at in range(0, len(body), self._frame_max)
+        ]
+        return b"".join(parts)
+
+    def write(self, frames: bytes) -> None:
+        self._socket.sendall(frames)
+
+    def fill(
+        self,
+        exchange: str,
+        key: str,
+        bodies: Iterable[bytes],
+        properties: BasicProperties | None = None,
+    ) -> int:
+        """Publish all bodies, persistent, and return how many they were."""
+        chunk: list[bytes] = []
+        count = 0
+        for body in bodies:
+            chunk.append(self.frames(exchange, key, body, properties))
+            count += 1
+            if len(chunk) == CHUNK:
+                self.write(b"".join(chunk))
+                chunk.clear()
+        self.write(b"".join(chunk))
+        self._call(pika.spec.Basic.Qos(prefetch_count=0))  # the broker has taken all that was sent before
+        return count
+
+    def take(self, seconds: float = 30) -> Delivery:
+        """Return the next message of the consumers; raises TimeoutError."""
+        if self._deliveries:
+            return self._deliveries.pop(0)
+        self._socket.settimeout(seconds)
+        while True:
+            kind, payload = self._frame()
+            if kind == _METHOD:
+                if int.from_bytes(payload[:4], "big") == _DELIVER:
+                    return self._delivery()
+                self._check(payload)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    # --- frames ----------------------------------------------------------------------------------
+
+    def _delivery(self) -> Delivery:
+        _, header = self._frame()
+        size = int.from_bytes(header[4:12], "big")
+        body = b""
+        while len(body) < size:
+            body += self._frame()[1]
+        return Delivery(header, body)
+
+    def _frame(self) -> tuple[int, bytes]:
+        while len(self._buffer) - self._at < 7:
+            self._receive()
+        kind, _, size = _HEAD(self._buffer, self._at)
+        end = self._at + 7 + size
+        while len(self._buffer) < end + 1:
+            before = self._at
+            self._receive()
+            end -= before - self._at
+        payload = self._buffer[self._at + 7 : end]
+        self._at = end + 1
+        return kind, payload
+
+    def _receive(self) -> None:
+        data = self._socket.recv(262_144)
+        if not data:
+            raise ConnectionError("the broker closed the connection")
+        self._buffer = self._buffer[self._at :] + data
+        self._at = 0
+
+    def _send(self, method: Any, channel: int = 1) -> None:
+        self.write(pika.frame.Method(channel, method).marshal())  # type: ignore[no-untyped-call]
+
+    def _call(self, method: Any, channel: int = 1) -> Any:
+        self._send(method, channel)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        """Return the next method that is no delivery; deliveries before it are kept for `take`."""
+        self._socket.settimeout(60)
+        while True:
+            kind, payload = self._frame()
+            if kind != _METHOD:
+                continue
+            number = int.from_bytes(payload[:4], "big")
+            if number == _DELIVER:
+                self._deliveries.append(self._delivery())
+                continue
+            self._check(payload)
+            method = pika.spec.methods[number]()
+            method.decode(payload, 4)
+            return method
+
+    @staticmethod
+    def _check(payload: bytes) -> None:
+        number = int.from_bytes(payload[:4], "big")
+        if number in {pika.spec.Channel.Close.INDEX, pika.spec.Connection.Close.INDEX}:
+            closed = pika.spec.methods[number]()
+            closed.decode(payload, 4)
+            raise ConnectionError(f"the broker closed: {closed.reply_code} {closed.reply_text}")
