@@ -55,13 +55,10 @@ class Place:
     def __init__(self, space: Workspace) -> None:
         self.space = space
         self.environment = space.environment
-        self._raw: list[RawBroker] = []
 
     def raw(self) -> RawBroker:
-        """Return a connection of its own to the virtual host."""
-        broker = RawBroker(self.space.name, self.environment)
-        self._raw.append(broker)
-        return broker
+        """Return a connection of its own to the virtual host, to be used in a `with`."""
+        return RawBroker(self.space.name, self.environment)
 
     def bare(self, *arguments: str) -> BareProgram:
         return BareProgram(self, *arguments)
@@ -76,10 +73,6 @@ class Place:
             channel.queue_bind(queue, EXCHANGE, key)
         channel.connection.close()
 
-    def close(self) -> None:
-        for broker in self._raw:
-            broker.close()
-
 
 @contextlib.contextmanager
 def place(**settings: str) -> Iterator[Place]:
@@ -88,11 +81,7 @@ def place(**settings: str) -> Iterator[Place]:
         tempfile.TemporaryDirectory(prefix="blackbird-benchmark-") as folder,
         workspace(Path(folder), MAX_BOOK_AGE_MS="0", **settings) as space,
     ):
-        made = Place(space)
-        try:
-            yield made
-        finally:
-            made.close()
+        yield Place(space)
 
 
 def time_of_line(service: Service, text: str) -> float:

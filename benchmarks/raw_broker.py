@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pika.frame
 import pika.spec
@@ -94,23 +95,26 @@ class RawBroker:
 
     def fill(
         self,
-        exchange: str,
-        key: str,
+        queue: str,
         bodies: Iterable[bytes],
         properties: BasicProperties | None = None,
-    ) -> int:
-        """Publish all bodies, persistent, and return how many they were."""
+        seconds: float = 60,
+    ) -> None:
+        """Publish all bodies to a queue that was empty, persistent; it has them afterwards."""
         chunk: list[bytes] = []
         count = 0
         for body in bodies:
-            chunk.append(self.frames(exchange, key, body, properties))
+            chunk.append(self.frames("", queue, body, properties))
             count += 1
             if len(chunk) == CHUNK:
                 self.write(b"".join(chunk))
                 chunk.clear()
         self.write(b"".join(chunk))
-        self._call(pika.spec.Basic.Qos(prefetch_count=0))  # the broker has taken all that was sent before
-        return count
+        deadline = time.monotonic() + seconds
+        while (waiting := self.waiting(queue)) != count:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"expected {count} messages in {queue}, were {waiting}")
+            time.sleep(0.01)
 
     def take(self, seconds: float = 30) -> Delivery:
         """Return the next message of the consumers; raises TimeoutError."""
@@ -124,7 +128,10 @@ class RawBroker:
                     return self._delivery()
                 self._check(payload)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
 
     # --- frames ----------------------------------------------------------------------------------

@@ -65,10 +65,8 @@ def _check_rows(there: Place, load: Load) -> None:
 def stored(there: Place, load: Load) -> tuple[float, float]:
     """Let the service drain a filled queue; return its seconds and CPU seconds."""
     _empty(there)
-    raw = there.raw()
-    raw.fill("", STORAGE, load.bodies)
-    check(raw.waiting(STORAGE) == len(load.bodies), "not all messages are in the queue")
-    with contextlib.closing(connect(there.environment, there.space.name)) as database:
+    with there.raw() as raw, contextlib.closing(connect(there.environment, there.space.name)) as database:
+        raw.fill(STORAGE, load.bodies)
         cursor = database.cursor()
 
         def last_is_there() -> bool:
@@ -84,8 +82,8 @@ def stored(there: Place, load: Load) -> tuple[float, float]:
         used = machine.cpu_seconds(service.process.pid)
         seconds = wait_until(last_is_there, f"{load.name} in the table") - begin
         used = machine.cpu_seconds(service.process.pid) - used
-    check(service.stop() == 0, "the storage service did not end in order")
-    check(raw.waiting(STORAGE) == 0, "messages are left in the queue")
+        check(service.stop() == 0, "the storage service did not end in order")
+        check(raw.waiting(STORAGE) == 0, "messages are left in the queue")
     _check_rows(there, load)
     return seconds, used
 
@@ -108,12 +106,12 @@ def copied(there: Place, load: Load) -> float:
 
 def consumed(there: Place, queue: str, bodies: list[bytes]) -> tuple[float, float]:
     """Let the bare consumer drain the same messages; return its seconds and CPU seconds."""
-    raw = there.raw()
-    raw.fill("", queue, bodies)
-    with there.bare("consume", queue, str(len(bodies))) as consumer:
-        said = consumer.says()
-        consumer.process.wait(10)
-    check(said["taken"] == len(bodies) and raw.waiting(queue) == 0, "the bare consumer left messages")
+    with there.raw() as raw:
+        raw.fill(queue, bodies)
+        with there.bare("consume", queue, str(len(bodies))) as consumer:
+            said = consumer.says()
+            consumer.process.wait(10)
+        check(said["taken"] == len(bodies) and raw.waiting(queue) == 0, "the bare consumer left messages")
     return said["seconds"], said["used"]
 
 

@@ -71,24 +71,23 @@ class Load:
 
 def drained(there: Place, load: Load) -> tuple[float, float, float]:
     """Let the signal engine drain the queue; return its seconds, CPU seconds and bytes of memory."""
-    raw, played = there.raw(), there.raw()
-    raw.fill("", SIGNAL, load.bodies)
-    check(raw.waiting(SIGNAL) == len(load.bodies), "not all messages are in the queue")
-    engine = Engine(played)
-    service = there.space.start("signal")
-    begin = engine.answer_question()
-    used = machine.cpu_seconds(service.process.pid)
-    end, order = engine.refuse_order(120)
-    used = machine.cpu_seconds(service.process.pid) - used
-    orders = [order]
-    while len(orders) < len(load.expected):
-        orders.append(engine.refuse_order()[1])
-    found = {(*_leg(order["sell"]), order["sell_price"]) for order in orders}
-    check(found == load.expected, f"expected sales {load.expected}, were {found}")
-    check(all(order["buy_price"] == 2 for order in orders), f"expected to buy at 2: {orders}")
-    memory = machine.resident_bytes(service.process.pid)
-    check(service.stop() == 0, "the signal service did not end in order")
-    check(raw.waiting(SIGNAL) == 0, "messages are left in the queue")
+    with there.raw() as raw, there.raw() as played:
+        raw.fill(SIGNAL, load.bodies)
+        engine = Engine(played)
+        service = there.space.start("signal")
+        begin = engine.answer_question()
+        used = machine.cpu_seconds(service.process.pid)
+        end, order = engine.refuse_order(120)
+        used = machine.cpu_seconds(service.process.pid) - used
+        orders = [order]
+        while len(orders) < len(load.expected):
+            orders.append(engine.refuse_order()[1])
+        found = {(*_leg(order["sell"]), order["sell_price"]) for order in orders}
+        check(found == load.expected, f"expected sales {load.expected}, were {found}")
+        check(all(order["buy_price"] == 2 for order in orders), f"expected to buy at 2: {orders}")
+        memory = machine.resident_bytes(service.process.pid)
+        check(service.stop() == 0, "the signal service did not end in order")
+        check(raw.waiting(SIGNAL) == 0, "messages are left in the queue")
     return end - begin, used, memory
 
 

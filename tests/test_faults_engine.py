@@ -1,0 +1,359 @@
+"""The trading engine when things die: what was ACKed stays, what was not is asked about, nothing is doubled."""
+
+from __future__ import annotations
+
+import random
+import re
+from decimal import Decimal
+
+import pytest
+
+from tests.broker_faults import connections, cut, cut_all
+from tests.order_client import ACK, Accounts, OrderClient, closing, new_order, random_orders
+from tests.workspace import Service, Workspace, wait_for
+
+READY = re.compile(r"ready: (\d+) orders known, PnL (\S+), (\d+) spreads open, exposure (\{.*\})")
+
+
+def executions(place: Workspace) -> int:
+    return int(place.query('SELECT count(*) FROM bybit."order"')[0][0]) // 2
+
+
+def state_at_start(engine: Service) -> tuple[Decimal, dict[tuple[str, str], Decimal]]:
+    """Return PnL and exposures as the engine's log says them."""
+    _, pnl, _, exposure = READY.findall(engine.output)[-1]
+    legs = re.findall(r"'(\w+):(\w+)': '(\S+?)'", exposure)
+    return Decimal(pnl), {(channel, symbol): Decimal(amount) for channel, symbol, amount in legs}
+
+
+def known_orders(outcomes: dict[str, dict[str, str]]) -> list[str]:
+    return sorted(identifier for identifier, answer in outcomes.items() if answer["status"] == "ACK")
+
+
+@pytest.mark.parametrize("seed", [pytest.param(1), pytest.param(2, marks=pytest.mark.slow)])
+def test_engine_killed_again_and_again_under_load_keeps_exactly_what_it_acked(
+    place: Workspace, seed: int
+) -> None:
+    limit = 2_000
+    rng = random.Random(seed)
+    kills = 8
+    engine = place.start_engine(MAX_RISK_OPEN_POSITION=str(limit))
+    client = OrderClient(place)
+    orders = random_orders(rng, 400)
+    due = sorted(rng.sample(range(10, 380), kills))
+
+    def kill_now_and_then() -> None:
+        nonlocal engine
+        if due and len(client.replies) >= due[0]:
+            due.pop(0)
+            engine.kill()
+            engine = place.start("trading_engine", MAX_RISK_OPEN_POSITION=str(limit))
+
+    outcomes = client.settle(orders, meanwhile=kill_now_and_then)
+    assert not due
+    acked = known_orders(outcomes)
+    assert 50 < len(acked) < len(orders), "a run in which nothing or everything is refused shows little"
+    engine.kill()
+    engine = place.start_engine(MAX_RISK_OPEN_POSITION=str(limit))
+
+    accounts = Accounts(place)
+    assert sorted(accounts.orders) == acked
+    assert state_at_start(engine) == (accounts.pnl, accounts.exposure)
+    assert client.open_spreads() == accounts.open_spreads
+    assert accounts.largest <= limit
+    before = dict(outcomes)
+    assert client.settle(orders) == before, "asked again, an order gets its first answer"
+    assert Accounts(place).orders == accounts.orders
+
+
+def test_order_asked_twice_is_executed_once_and_answered_alike(place: Workspace) -> None:
+    place.start_engine()
+    client = OrderClient(place)
+    order = new_order()
+    assert client.ask(order) == client.ask(order) == ACK
+    refused = new_order(action="Close Spread", spread_id="unknown")
+    first = client.ask(refused)
+    assert first["info"].startswith("invalid order: spread_id")
+    # The same id with other contents is the same order still.
+    assert client.ask({**refused, "action": "Open Spread", "spread_id": "now-it-would-pass"}) == first
+    wait_for(lambda: executions(place) == 1)
+
+
+def test_redelivered_request_without_id_gets_its_first_answer(place: Workspace) -> None:
+    engine = place.start_engine(UNIQUE_ORDER="false")
+    client = OrderClient(place)
+    body = new_order(order_id=None, spread_id=None)
+    client.send(body, "c-1")
+    wait_for(lambda: client.pump() or client.replies.get("c-1"))
+    wait_for(lambda: executions(place) == 1)
+    engine.kill()
+    # As the broker would bring it again had the engine died before its acknowledgement.
+    client.send(body, "c-1")
+    rival = place.channel()
+    method = wait_for(lambda: rival.basic_get("orders")[0])
+    rival.basic_nack(method.delivery_tag, requeue=True)
+    rival.connection.close()
+    place.start_engine(UNIQUE_ORDER="false")
+    wait_for(lambda: client.pump() or len(client.replies["c-1"]) == 2)
+    assert client.answer("c-1") == ACK
+    # The same contents as a new request is a new order.
+    client.send(body, "c-2")
+    wait_for(lambda: client.pump() or client.replies.get("c-2"))
+    wait_for(lambda: executions(place) == 2)
+    assert len(client.open_spreads()) == 2
+
+
+def test_expired_order_is_never_executed(place: Workspace) -> None:
+    place.start_engine().stop()
+    client = OrderClient(place)
+    late = new_order(expires_at=1_723_161_258_300)
+    in_time = new_order(expires_at=32_503_680_000_000)
+    for order in (late, in_time):
+        client.send(order, order["order_id"])
+    engine = place.start_engine()
+    wait_for(lambda: client.pump() or len(client.replies) == 2)
+    assert client.answer(late["order_id"]) == {"status": "NOT ACK", "info": "expired"}
+    assert client.answer(in_time["order_id"]) == ACK
+    # Executed in time and asked about later, it is still executed; refused as expired, it stays refused.
+    engine.kill()
+    place.start_engine()
+    assert client.ask(late)["info"] == "expired"
+    assert client.ask({**in_time, "expires_at": 1_723_161_258_300}) == ACK
+    assert len(client.open_spreads()) == 1
+    wait_for(lambda: Accounts(place).orders == [in_time["order_id"]])
+
+
+def test_two_clients_asking_for_the_same_headroom_get_it_once(place: Workspace) -> None:
+    place.start_engine(MAX_RISK_OPEN_POSITION="1000")
+    clients = [OrderClient(place), OrderClient(place)]
+    orders = [new_order(size=1.5, sell_price=100) for _ in range(40)]
+    for number, order in enumerate(orders):
+        clients[number % 2].send(order, order["order_id"])
+    wait_for(lambda: [client.pump(0.01) for client in clients] and sum(len(c.replies) for c in clients) == 40)
+    answers = [client.answer(key) for client in clients for key in client.replies]
+    assert answers.count(ACK) == 6
+    assert answers.count({"status": "NOT ACK", "info": "risk limit exceed"}) == 34
+    wait_for(lambda: executions(place) == 6)
+    accounts = Accounts(place)
+    assert accounts.largest == 900
+    # What is left of the limit is exactly there, after a restart too.
+    assert clients[0].ask(new_order(size=1.00000001, sell_price=100))["info"] == "risk limit exceed"
+    assert clients[0].ask(new_order(size=1, sell_price=100)) == ACK
+
+
+def test_second_engine_waits_says_so_and_takes_over(place: Workspace) -> None:
+    first = place.start_engine()
+    client = OrderClient(place)
+    order = new_order()
+    assert client.ask(order) == ACK
+    second = place.start("trading_engine")
+    second.wait_for_line("another process does this work already")
+    for _ in range(5):
+        assert client.ask(new_order()) == ACK
+    assert "ACK" not in second.output
+    first.kill()
+    assert client.ask(order) == ACK
+    assert len(client.open_spreads()) == 6
+    assert "ready: 6 orders known" in second.output
+
+
+def test_engine_that_was_overtaken_makes_way_and_later_knows_what_the_other_did(place: Workspace) -> None:
+    first = place.start_engine(MAX_RISK_OPEN_POSITION="1000")
+    client = OrderClient(place)
+    assert client.ask(new_order(size=4)) == ACK
+    names = wait_for(lambda: connections(place))
+    second = place.start("trading_engine", MAX_RISK_OPEN_POSITION="1000")
+    second.wait_for_line("another process does this work already")
+    # The first stands still for so long that the broker gives it up.
+    first.pause()
+    cut(place, names - connections_of(client, place))
+    client = OrderClient(place)
+    first_seen = len(second.output)
+    wait_for(lambda: "connected to the broker" in second.output[first_seen:] or "waiting" in second.output)
+    first.go_on()
+    order = new_order(size=5)
+    assert client.settle([order])[order["order_id"]] == ACK
+    second.wait_for_line("ready:")
+    second.kill()
+    assert client.ask(order) == ACK, "the first knows what the second executed"
+    assert client.ask(new_order(size=2))["info"] == "risk limit exceed"
+    wait_for(lambda: executions(place) == 2)
+    assert client.open_spreads() == Accounts(place).open_spreads
+
+
+def connections_of(_client: OrderClient, _place: Workspace) -> set[str]:
+    """Return nothing: the client's connection is cut too, and made anew."""
+    return set()
+
+
+def test_engine_with_a_journal_of_its_own_that_was_overtaken_in_its_sleep_reads_its_state_anew(
+    place: Workspace,
+) -> None:
+    # Two checkouts on one broker and database: no common journal keeps them apart.
+    first = place.start_engine(JOURNAL_PATH=str(place.folder / "first"))
+    client = OrderClient(place)
+    assert client.ask(new_order()) == ACK
+    first.pause()
+    cut_all(place)
+    second = place.start_engine(JOURNAL_PATH=str(place.folder / "second"))
+    client = OrderClient(place)
+    order = new_order()
+    assert client.settle([order])[order["order_id"]] == ACK
+    wait_for(lambda: executions(place) == 2)
+    second.kill()
+    first.go_on()
+    assert client.ask(order) == ACK
+    for _ in range(3):
+        assert client.ask(new_order()) == ACK
+    wait_for(lambda: executions(place) == 5)
+    assert client.open_spreads() == Accounts(place).open_spreads
+
+
+def test_cut_connection_under_load_loses_and_doubles_nothing(place: Workspace) -> None:
+    engine = place.start_engine()
+    rng = random.Random(3)
+    orders = random_orders(rng, 200)
+    outcomes: dict[str, dict[str, str]] = {}
+    for part in (orders[:100], orders[100:]):
+        # The client's connection is cut with the engine's: it asks again over a new one.
+        client = OrderClient(place)
+        for order in part:
+            client.send(order, order["order_id"])
+        cut_all(place, engine)
+        client = OrderClient(place)
+        outcomes |= client.settle(part)
+    wait_for(lambda: executions(place) == len(known_orders(outcomes)))
+    accounts = Accounts(place)
+    assert sorted(accounts.orders) == known_orders(outcomes)
+    assert client.open_spreads() == accounts.open_spreads
+
+
+def test_orders_queue_deleted_is_declared_again_and_work_goes_on(place: Workspace) -> None:
+    place.start_engine()
+    client = OrderClient(place)
+    first, second = new_order(), new_order()
+    assert client.ask(first) == ACK
+    place.channel().queue_delete("orders")
+    assert client.settle([second])[second["order_id"]] == ACK
+    assert client.ask(first) == ACK
+    assert len(client.open_spreads()) == 2
+
+
+def test_stop_under_load_exits_0_within_5_seconds_with_every_answer_kept(place: Workspace) -> None:
+    engine = place.start_engine()
+    client = OrderClient(place)
+    orders = random_orders(random.Random(4), 1500)
+    for order in orders:
+        client.send(order, order["order_id"])
+    wait_for(lambda: client.pump(0.001) or len(client.replies) > 100)
+    assert engine.stop(seconds=5) == 0
+    answered = {key: client.answer(key) for key in list(client.replies)}
+    # What it answered is stored or in the journal; what it did not answer is with the broker still.
+    place.start_engine()
+    outcomes = client.settle(orders, in_flight=1500, again=30)
+    assert {key: outcomes[key] for key in answered} == answered
+    wait_for(lambda: executions(place) == len(known_orders(outcomes)))
+    assert sorted(Accounts(place).orders) == known_orders(outcomes)
+
+
+def test_database_away_engine_acks_says_so_once_and_stores_later_though_killed(place: Workspace) -> None:
+    engine = place.start_engine()
+    client = OrderClient(place)
+    orders = [new_order() for _ in range(30)]
+    assert client.ask(orders[0]) == ACK
+    wait_for(lambda: executions(place) == 1)
+    blocker = Blocker(place)
+    with blocker:
+        assert set(map(str, client.settle(orders).values())) == {str(ACK)}
+        engine.wait_for_line("executions wait in the journal for the database")
+        assert executions_unlocked(blocker) == 1
+        assert engine.output.count("executions wait in the journal") == 1
+        engine.kill()
+        engine = place.start("trading_engine")
+        engine.wait_for_line("no order is answered before the state is read")
+        again = new_order()
+        client.send(again, again["order_id"])
+        client.send({"action": "List Open Spreads"}, "question")
+    wait_for(lambda: client.pump() or "question" in client.replies)
+    wait_for(lambda: executions(place) == 31)
+    assert Accounts(place).open_spreads == client.answer("question")["open_spreads"]
+
+
+class Blocker:
+    """Another session that has the order table locked."""
+
+    def __init__(self, place: Workspace) -> None:
+        from tests.workspace import connect
+
+        self.connection = connect(place.environment, place.name)
+
+    def __enter__(self) -> None:
+        self.connection.autocommit = False
+        self.connection.cursor().execute('LOCK TABLE bybit."order" IN ACCESS EXCLUSIVE MODE')
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.rollback()
+        self.connection.close()
+
+
+def executions_unlocked(blocker: Blocker) -> int:
+    cursor = blocker.connection.cursor()
+    cursor.execute('SELECT count(*) FROM bybit."order"')
+    return int(cursor.fetchone()[0]) // 2
+
+
+def test_database_connection_reset_again_and_again_loses_nothing(place: Workspace) -> None:
+    place.start_engine()
+    client = OrderClient(place)
+    orders = random_orders(random.Random(5), 300)
+    resets = 0
+
+    def reset() -> None:
+        nonlocal resets
+        if resets < 15 and len(client.replies) > 15 * resets:
+            resets += 1
+            place.query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = %s AND application_name = 'blackbird trading engine'",
+                place.name,
+            )
+
+    outcomes = client.settle(orders, meanwhile=reset)
+    assert resets == 15
+    wait_for(lambda: executions(place) == len(known_orders(outcomes)))
+    assert sorted(Accounts(place).orders) == known_orders(outcomes)
+    assert client.open_spreads() == Accounts(place).open_spreads
+
+
+def test_emptied_tables_are_a_new_start(place: Workspace) -> None:
+    engine = place.start_engine()
+    client = OrderClient(place)
+    opened = new_order()
+    assert client.ask(opened) == ACK
+    refused = closing(opened, spread_id="unknown")
+    assert client.ask(refused)["status"] == "NOT ACK"
+    with Blocker(place):
+        # One more that only the journal knows of.
+        assert client.ask(new_order()) == ACK
+        engine.kill()
+    place.query('TRUNCATE bybit.orderbook, bybit."order"')
+    engine = place.start_engine()
+    assert "ready: 0 orders known, PnL 0, 0 spreads open, exposure {}" in engine.output
+    assert client.open_spreads() == []
+    assert client.ask(opened) == ACK
+    wait_for(lambda: Accounts(place).orders == [opened["order_id"]])
+    # The refusal is forgotten too: now it is judged anew.
+    assert client.ask({**refused, "spread_id": opened["spread_id"]}) == ACK
+
+
+def test_without_database_dump_state_is_in_memory_alone(place: Workspace) -> None:
+    engine = place.start_engine(DUMP_ORDER_TO_DB="0", POSTGRES_PORT="1")
+    engine.wait_for_line("DUMP_ORDER_TO_DB is off")
+    client = OrderClient(place)
+    order = new_order()
+    assert client.ask(order) == client.ask(order) == ACK
+    assert len(client.open_spreads()) == 1
+    assert engine.stop() == 0
+    place.start_engine(DUMP_ORDER_TO_DB="0", POSTGRES_PORT="1")
+    assert client.open_spreads() == []
+    assert executions(place) == 0
