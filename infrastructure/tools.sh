@@ -63,8 +63,7 @@ install_lockfile_filter() {
   [ "$(git -C "$here" rev-parse --show-toplevel 2>/dev/null)" = "$here" ] || return 0
   [ "$(git -C "$here" config --get filter.uvlock.clean)" = "$filter" ] || git -C "$here" config filter.uvlock.clean "$filter"
   # git compares sizes before it asks the filter: tell it once that the completed copy is no change.
-  git -C "$here" diff --quiet -- uv.lock 2>/dev/null && return 0
-  git -C "$here" update-index -- uv.lock 2>/dev/null || true
+  ! git -C "$here" diff --quiet -- uv.lock 2>/dev/null || git -C "$here" update-index -- uv.lock 2>/dev/null || true
 }
 
 bring_tools() {
