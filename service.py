@@ -21,7 +21,7 @@ def configure_logging() -> None:
     """Log one event a line to the terminal; libraries only from warnings on."""
     logging.basicConfig(
         level=Config.LOG_LEVEL,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        format="%(asctime)s %(levelname)-7s %(message)s",
         stream=sys.stderr,
     )
     # pika tells of each failed attempt in a dozen lines; messaging.py says it in one.

@@ -55,9 +55,9 @@ class Summary:
         cells += [(f"orders: {action}", f"{count:,}") for action, count in self.orders.items()]
         if not self.orders:
             cells.append(("orders", "none"))
-        cells.append(("PnL", f"{self.profit:,.2f}"))
+        cells.append(("PnL", f"{self.profit:,f}"))
         for (channel, symbol), exposure in self.exposures.items():
-            cells.append((f"exposure {channel} {symbol}", f"{exposure:,.2f}"))
+            cells.append((f"exposure {channel} {symbol}", f"{exposure:,f}"))
         left = max(len(name) for name, _ in cells)
         right = max(len(value) for _, value in cells)
         return ["", *(f"  {name:<{left}}  {value:>{right}}" for name, value in cells), ""]

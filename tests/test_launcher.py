@@ -601,14 +601,14 @@ def test_the_demo_trades_and_its_table_is_what_the_database_holds(tmp_path: Path
                 "orders: Open Spread",
                 """SELECT count(*) / 2 FROM bybit."order" WHERE action = 'Open Spread'""",
             ),
-            ("PnL", 'SELECT round(sum(flux), 2) FROM bybit."order"'),
+            ("PnL", 'SELECT sum(flux) FROM bybit."order"'),
             (
                 "exposure spot BTCUSDT",
-                """SELECT round(-sum(flux), 2) FROM bybit."order" WHERE channel = 'spot'""",
+                """SELECT -sum(flux) FROM bybit."order" WHERE channel = 'spot'""",
             ),
             (
                 "exposure linear BTCPERP",
-                """SELECT round(-sum(flux), 2) FROM bybit."order" WHERE symbol_name = 'BTCPERP'""",
+                """SELECT -sum(flux) FROM bybit."order" WHERE symbol_name = 'BTCPERP'""",
             ),
         ):
             cursor.execute(query)
