@@ -59,7 +59,7 @@ server_folder() {
   # What is temporary stays temporary.
   case $path in /tmp/*) base=/tmp/blackbird ;; esac
   mkdir -p "$base"
-  real=$(mktemp -d "$base/$(printf '%s' "${path#/}" | tr -c '[:alnum:]._-' _).XXXXXX")
+  real=$(mktemp -d -p "$base" --suffix="_$(printf '%s' "${path#/}" | tr -c '[:alnum:]._-' _)")
   chmod 755 "$real"
   if [ -d "$path" ] && [ ! -L "$path" ]; then
     rmdir "$real"
