@@ -53,7 +53,7 @@ SHORTEST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
 # A connection that worked this long starts with the shortest pause again when it breaks.
 PROVEN_SECONDS = 10.0
-# Requests for a snapshot that come this soon after one are answered by it.
+# Requests that come this soon after the snapshot that another brought are the same one.
 SNAPSHOT_REST_SECONDS = 0.25
 WATCH_SECONDS = 1.0
 # https://bybit-exchange.github.io/docs/v5/ws/connect
@@ -388,7 +388,7 @@ class Stream:
         self._live_since = 0.0
         self._last_push = 0.0
         self._next_ping = 0.0
-        self._last_snapshot = 0.0
+        self._rests_until = 0.0
         self._subscribed = False
         self._served = False
         self._troubled = False
@@ -415,7 +415,7 @@ class Stream:
 
     def request_snapshot(self) -> None:
         """Subscribe anew, so that a snapshot comes; nothing where one is on its way or just came."""
-        rested = self._now() - self._last_snapshot >= SNAPSHOT_REST_SECONDS
+        rested = self._now() >= self._rests_until
         if self.phase is Phase.LIVE and self._connection is not None and rested:
             self._expect_snapshot()
             self._connection.request("unsubscribe")
@@ -541,12 +541,13 @@ class Stream:
         if self._served and not self._subscribed:
             return
         now = self._now()
-        if not self._served:
+        if self._served:
+            self._rests_until = now + SNAPSHOT_REST_SECONDS
+        else:
             self._live_since = now
             self._stand(Standing.ACCEPTED)
         self._served = True
         self.phase = Phase.LIVE
-        self._last_snapshot = now
         if self._troubled:
             logger.info("%s: live again", self.instrument)
         elif self._live_since == now:

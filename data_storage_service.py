@@ -26,7 +26,7 @@ from database_manager import (
     RowsRefused,
     copy_text,
 )
-from messages import BookMessage, InvalidMessage, decimal_levels, decode_book
+from messages import BookMessage, InvalidMessage, check_levels, decode_book
 from messaging import STORAGE, BrokerLost, RepeatedWarning, Session, keep_session
 from service import run_service
 
@@ -58,8 +58,8 @@ def orderbook_lines(message: BookMessage) -> str:
     Raises InvalidMessage on levels that are no prices and sizes.
     """
     data = message.data
-    decimal_levels(data.b)
-    decimal_levels(data.a)
+    check_levels(data.b)
+    check_levels(data.a)
     head = (
         f"{_escaped(message.topic)}\t{message.type}\t{message.ts}\t{message.channel}\t{_escaped(data.s)}"
         f"\t{data.u}\t{data.seq}\t"
@@ -121,6 +121,7 @@ class DataStorageService:
         self._consumer: str | None = None
         self._batch = Batch()
         self._arrived = asyncio.Event()
+        self._full = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -167,14 +168,18 @@ class DataStorageService:
                 logger.exception("message crashed the handler")
                 self._dead_letter(f"crashed the handler: {error!r}", properties, body)
         self._arrived.set()
+        if batch.messages >= BATCH:
+            self._full.set()
 
     async def _write(self) -> None:
         """Write batch after batch, for ever; a batch is kept until the database has taken it."""
         while True:
             await self._arrived.wait()
-            if self._batch.messages < BATCH:
-                await asyncio.sleep(GATHER_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_SECONDS):
+                    await self._full.wait()
             self._arrived.clear()
+            self._full.clear()
             batch, self._batch = self._batch, Batch()
             session = self._session
             if session is None or not batch.messages:

@@ -38,6 +38,15 @@ class ExecutionStore:
 
         return self._database.transaction(work)
 
+    def is_owned(self) -> bool:
+        """Tell whether no other engine has claimed the history since this one did."""
+
+        def work(cursor: Cursor) -> bool:
+            cursor.execute("SELECT engine::text FROM bybit.history")
+            return cursor.fetchall() == [(self._owner,)]
+
+        return self._database.transaction(work)
+
     def add(self, records: Sequence[Record]) -> None:
         """Store records, all or none; those that are stored already are left as they are.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -34,6 +35,30 @@ logger = logging.getLogger(__name__)
 
 # Messages on their way to the broker; more would only fill buffers in between.
 MOST_UNCONFIRMED = 2000
+
+
+# A place in the encoded properties that the time of each push is put into.
+_PLACE = struct.pack(">q", 0x7153_2947_1153_2947)
+
+
+class _PushProperties(BasicProperties):
+    """Properties of a push: encoded once but for the time, for encoding is most of what publishing costs."""
+
+    _before, _after = b"".join(
+        BasicProperties(
+            delivery_mode=PERSISTENT,
+            content_type="application/json",
+            # CC: the broker routes the one message to this key too.
+            headers={"CC": [SIGNAL], "published_at": struct.unpack(">q", _PLACE)[0]},
+        ).encode()
+    ).split(_PLACE)
+
+    def __init__(self, received: int) -> None:
+        self._time = struct.pack(">q", received)
+
+    def encode(self) -> list[bytes]:
+        """Return what pika puts after the size of the body."""
+        return [self._before, self._time, self._after]
 
 
 class _Push(NamedTuple):
@@ -132,13 +157,7 @@ class FeedPublisher:
         try:
             while waiting and len(unconfirmed) < MOST_UNCONFIRMED:
                 push = waiting[0]
-                properties = BasicProperties(
-                    delivery_mode=PERSISTENT,
-                    content_type="application/json",
-                    # CC: the broker routes the one message to this key too.
-                    headers={"CC": [SIGNAL], "published_at": push.received},
-                )
-                session.publish(EXCHANGE, STORAGE, push.body, properties)
+                session.publish(EXCHANGE, STORAGE, push.body, _PushProperties(push.received))
                 unconfirmed[self._next_tag] = waiting.popleft()
                 self._next_tag += 1
         except BrokerLost:

@@ -26,6 +26,7 @@ from fastapi.responses import JSONResponse
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 from pydantic import AfterValidator, BaseModel, Field
+from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bybit_stream import DEPTHS, ConnectionBudget, Standing, Stream, Surroundings, use_exchange
@@ -365,7 +366,7 @@ def create_app(manager: FeedManager) -> FastAPI:
     app = FastAPI(title="Blackbird market data collector", version="1")
     app.add_middleware(BodyLimit)
     app.add_exception_handler(RequestValidationError, _invalid_body)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(AnyHTTPException, _http_error)
 
     @app.post("/subscribe", responses={**_REFUSED, 202: {"model": Pending, "description": "kept for later"}})
     async def subscribe(subscription: Subscription) -> Done:
@@ -411,7 +412,7 @@ async def _invalid_body(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101 - what this handler is registered for
+    assert isinstance(error, AnyHTTPException)  # noqa: S101 - what this handler is registered for
     if isinstance(error.__cause__, UnicodeDecodeError | RecursionError):
         # FastAPI names these 400; they are bodies that are no JSON like any other.
         detail = [{"type": "json_invalid", "loc": ["body"], "msg": "JSON decode error"}]

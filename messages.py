@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
-from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -30,13 +29,14 @@ MAX_ORDER_BYTES = 65_536
 
 # What a price or size may be: below 10^20, zero or at least 10^-20, at most 40 significant digits.
 # Products and sums of such numbers fit EXACT, which raises instead of rounding.
-LARGEST = Decimal(10) ** 20
-SMALLEST = Decimal(10) ** -20
+LARGEST = Decimal("1E+20")
+SMALLEST = Decimal("1E-20")
 MAX_DIGITS = 40
 EXACT = Context(prec=200, traps=[InvalidOperation, DivisionByZero, Overflow, Inexact])
 ZERO = Decimal(0)
 
 MAX_TEXT = 256
+MOST_DECIMALS = 100_000
 # Numbers as the exchange writes them, within the bounds by their length alone; and all that we take.
 _PLAIN_DECIMAL = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?").fullmatch
 _DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?").fullmatch
@@ -121,11 +121,29 @@ def decimal_levels(levels: Sequence[tuple[str, str]]) -> Levels:
 
     Raises InvalidMessage on anything but decimal texts, and on numbers too large or too fine.
     """
-    return [(_price(price), _size(size)) for price, size in levels]
+    return [(_PRICES[price], _SIZES[size]) for price, size in levels]
 
 
-# Prices and sizes come again and again: a look-up costs a quarter of what making the decimal does.
-@lru_cache(maxsize=100_000)
+def check_levels(levels: Sequence[tuple[str, str]]) -> None:
+    """Raise InvalidMessage where `decimal_levels` would."""
+    for price, size in levels:
+        _PRICES[price]
+        _SIZES[size]
+
+
+class _Decimals(dict[str, Decimal]):
+    """Decimals by their texts, which come again and again: a look-up costs a fifth of making the decimal."""
+
+    def __init__(self, make: Callable[[str], Decimal]) -> None:
+        self._make = make
+
+    def __missing__(self, text: str) -> Decimal:
+        if len(self) >= MOST_DECIMALS:
+            self.clear()
+        number = self[text] = self._make(text)
+        return number
+
+
 def _price(text: str) -> Decimal:
     price = _size(text)
     if price == ZERO:
@@ -133,7 +151,6 @@ def _price(text: str) -> Decimal:
     return price
 
 
-@lru_cache(maxsize=100_000)
 def _size(text: str) -> Decimal:
     if _PLAIN_DECIMAL(text):
         return Decimal(text)
@@ -141,8 +158,12 @@ def _size(text: str) -> Decimal:
         raise InvalidMessage(f"expected a decimal number, was {text[:MAX_DIGITS]!r}")
     size = Decimal(text)
     if size != ZERO and not SMALLEST <= size < LARGEST:
-        raise InvalidMessage(f"expected {SMALLEST} to {LARGEST:E}, was {text!r}")
+        raise InvalidMessage(f"expected {SMALLEST} to {LARGEST}, was {text!r}")
     return size
+
+
+_PRICES = _Decimals(_price)
+_SIZES = _Decimals(_size)
 
 
 # --- subscription map and resync request ---------------------------------------------------------
@@ -323,7 +344,7 @@ def _amount(fields: Mapping[str, Any], name: str) -> Decimal:
         raise InvalidMessage(f"{name}: expected a finite number above zero, was {value!s:.80}")
     if not SMALLEST <= amount < LARGEST or len(amount.as_tuple().digits) > MAX_DIGITS:
         raise InvalidMessage(
-            f"{name}: expected {SMALLEST} to {LARGEST:E} in at most {MAX_DIGITS} digits, was {value!s:.80}"
+            f"{name}: expected {SMALLEST} to {LARGEST} in at most {MAX_DIGITS} digits, was {value!s:.80}"
         )
     return amount
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pika
 import pika.exceptions
-from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from config import Config
+from lean_connection import LeanConnection
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,10 @@ FEED_QUEUES = {
 # Dead letters go after a week; their queues take no arguments, so that anybody may declare them.
 DEAD_LETTER_EXPIRATION = str(7 * 24 * 3600 * 1000)
 
+SHORTEST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
+# Somebody may delete what a service has declared, and not every deletion is told to it.
+REDECLARE_SECONDS = 2.0
 LOG_INTERVAL = 5.0
 PERSISTENT = pika.DeliveryMode.Persistent
 
@@ -80,14 +83,6 @@ def connection_parameters() -> pika.ConnectionParameters:
     )
 
 
-class _Connection(AsyncioConnection):
-    """pika's connection, writing the frames of a message with one system call instead of three."""
-
-    def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
-        # Not in the published types.
-        super()._output_marshaled_frames([b"".join(marshaled_frames)])  # type: ignore[misc]
-
-
 class Session:
     """One connection with one channel, as long as both live.
 
@@ -98,15 +93,17 @@ class Session:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Whoever waits sees the exception; nobody waiting is no error.
         self.lost.add_done_callback(lambda lost: lost.cancelled() or lost.exception())
-        self._connection: AsyncioConnection | None = None
+        self._connection: LeanConnection | None = None
         self._channel: Channel | None = None
+        self._queues: set[str] = set()
+        self._feed = False
 
     @classmethod
     async def open(cls, parameters: pika.ConnectionParameters) -> Session:
         """Connect and open a channel; raises BrokerLost where that fails."""
         session = cls()
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        connection = _Connection(
+        connection = LeanConnection(
             parameters,
             on_open_callback=lambda _: _resolve(opened),
             on_open_error_callback=lambda _, error: session._end(BrokerLost(_reason(error))),
@@ -145,6 +142,7 @@ class Session:
     async def declare_queue(self, name: str) -> int:
         """Declare one of the durable queues and return how many messages wait in it."""
         channel = self.channel
+        self._queues.add(name)
         declared = await self._ask(
             lambda done: channel.queue_declare(
                 name, durable=True, arguments=QUEUE_ARGUMENTS[name] or None, callback=done
@@ -155,6 +153,7 @@ class Session:
     async def declare_feed(self) -> None:
         """Declare the exchange and the queues bound to it, as every service that reads or writes it does."""
         channel = self.channel
+        self._feed = True
         await self._ask(
             lambda done: channel.exchange_declare(
                 EXCHANGE, exchange_type="topic", durable=True, callback=done
@@ -163,6 +162,13 @@ class Session:
         for queue, key in FEED_QUEUES.items():
             await self.declare_queue(queue)
             await self.bind(queue, key)
+
+    async def declare_again(self) -> None:
+        """Declare what this session has declared, should it have gone since."""
+        if self._feed:
+            await self.declare_feed()
+        for queue in self._queues - FEED_QUEUES.keys():
+            await self.declare_queue(queue)
 
     async def declare_private_queue(self) -> str:
         """Declare a queue of this session's own, gone with it, and return its name."""
@@ -304,7 +310,7 @@ async def keep_session(serve: Callable[[Session], Awaitable[None]]) -> None:
 
     `serve` declares and consumes what the service needs and returns. Cancelling closes the session.
     """
-    pause = 0.05
+    pause = SHORTEST_PAUSE
     outage = RepeatedWarning()
     while True:
         session = None
@@ -312,8 +318,12 @@ async def keep_session(serve: Callable[[Session], Awaitable[None]]) -> None:
             session = await Session.open(connection_parameters())
             await serve(session)
             outage.over("connected to the broker at %s:%s", Config.RABBITMQ_HOST, Config.RABBITMQ_PORT)
-            pause = 0.05
-            await asyncio.shield(session.lost)
+            while not session.lost.done():
+                await asyncio.wait([session.lost], timeout=REDECLARE_SECONDS)
+                if session.is_open:
+                    await session.declare_again()
+                    pause = SHORTEST_PAUSE
+            session.lost.result()
         except QueueTaken as error:
             outage.warn("another process does this work already (%s); waiting until it ends", error)
             pause = LONGEST_PAUSE / 2

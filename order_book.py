@@ -75,12 +75,15 @@ class Side:
     def replace(self, levels: Levels) -> None:
         """Put a snapshot's levels in place; what we took of a level of the same size stays taken."""
         before = self._levels
-        after = {}
+        after: dict[Decimal, Level] = {}
         for price, size in levels:
+            if not size:
+                after.pop(price, None)
+                continue
             level = before.get(price)
             after[price] = level if level is not None and level.size == size else Level(price, size)
-        self._levels = {price: level for price, level in after.items() if level.size}
-        self._prices = sorted(price for price, level in self._levels.items() if level.left)
+        self._levels = after
+        self._prices = sorted([price for price, level in after.items() if level.left])
 
     def take(self, level: Level, size: Decimal) -> None:
         """Take `size` of `level`; without effect where the exchange has reported another size since."""
@@ -122,9 +125,10 @@ class OrderBook:
         self.bids = Side(best_is_highest=True)
         self.asks = Side(best_is_highest=False)
         self.usable = False
+        # Of the last message applied, or of the delta that showed a hole: the snapshot must not be older.
         self.update_id = 0
         self.sequence_id = 0
-        self.cts = 0  # matching engine's milliseconds of the last message applied
+        self.cts = 0  # matching engine's milliseconds
         self.heard_at = 0  # milliseconds of the last message that agreed with the book
         self.version = 0  # rises with each message applied
         self.stale = 0
@@ -155,10 +159,15 @@ class OrderBook:
         else:
             if not self.usable:
                 return Outcome.WAITING
-            # A delta with u = 1 belongs to a service that was restarted and whose snapshot we missed.
-            if data.u == 1 or (data.u > self.update_id + 1 and self._consecutive):
+            if data.u > self.update_id + 1 and self._consecutive:
+                self.update_id = data.u
+                self.sequence_id = data.seq
+                self.cts = message.cts
                 return self._hole()
             if data.u <= self.update_id:
+                # A delta with u = 1 belongs to a service that was restarted and whose snapshot we missed.
+                if data.u == 1:
+                    return self._hole()
                 self.stale += 1
                 return Outcome.STALE
             self.bids.update(bids)
@@ -175,7 +184,7 @@ class OrderBook:
         self.usable = False
 
     def _holds(self, bids: Levels, asks: Levels) -> bool:
-        return self.bids.reported() == dict(bids) and self.asks.reported() == dict(asks)
+        return self.bids.reported() == _present(bids) and self.asks.reported() == _present(asks)
 
     def _crossed(self) -> bool:
         bid = self.bids.best()
@@ -186,3 +195,7 @@ class OrderBook:
         self.usable = False
         self.holes += 1
         return Outcome.HOLE
+
+
+def _present(levels: Levels) -> dict[Decimal, Decimal]:
+    return {price: size for price, size in levels if size}

@@ -19,6 +19,7 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from config import Config
+from lean_connection import published_at
 from messages import (
     QUESTION,
     BookMessage,
@@ -41,6 +42,7 @@ from messaging import (
     SIGNAL,
     SUBSCRIPTION,
     BrokerLost,
+    QueueTaken,
     Session,
     keep_session,
 )
@@ -196,6 +198,10 @@ class SignalService:
         self._worked_off = 0
         self._acknowledged = 0
         self._outdated_maps = 0
+        self._map: bytes | None = None  # the newest that could be understood
+        self._map_spoiled = False  # what came after it is no map
+        # Deliveries of maps that wait until the newest one is known.
+        self._held_maps: list[tuple[Basic.Deliver, BasicProperties, bytes]] | None = None
         self._resync: dict[Instrument, Resync] = {}
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -228,14 +234,28 @@ class SignalService:
         await session.limit_unacknowledged(UNACKNOWLEDGED)
         # Maps that wait are older than the newest one, which is kept in a queue of its own.
         self._outdated_maps = await session.declare_queue(SUBSCRIPTION)
+        self._held_maps = []
         self._session = session
-        # Whoever has this queue is the signal engine; a second one waits here.
-        await session.consume(SUBSCRIPTION, self._take_subscriptions, exclusive=True)
+        try:
+            # Whoever has this queue is the signal engine; a second one waits here.
+            await session.consume(SUBSCRIPTION, self._take_subscriptions, exclusive=True)
+        except QueueTaken:
+            # The other one takes the book messages, and trades.
+            for instrument in list(self.signal.books):
+                self.signal.distrust(instrument)
+            raise
         newest = await session.peek(LATEST_SUBSCRIPTION)
-        if newest is not None:
-            self._apply_subscriptions(newest[1])
-            for instrument in self.signal.named:
-                self._request(session, instrument)
+        if newest is not None and self._apply_subscriptions(newest[1]) is not None:
+            self._outdated_maps = 0  # the newest is no map: one of those that wait counts
+        held, self._held_maps = self._held_maps, None
+        for delivery in held:
+            self._take_map(session, *delivery)
+        for instrument in self.signal.named:
+            self._request(session, instrument)
+        if self._ready:
+            # Another engine may have opened and closed spreads while this one had no session.
+            self._ready = False
+            self.orders.open_spreads(self._restore)
         await self.orders.attach(session)
         await session.consume(SIGNAL, self._take_book, exclusive=True)
 
@@ -244,15 +264,26 @@ class SignalService:
     def _take_subscriptions(
         self, _: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes
     ) -> None:
-        session = self._session
-        if session is None:
-            return
+        if self._held_maps is not None:
+            self._held_maps.append((deliver, properties, body))
+        elif self._session is not None:
+            self._take_map(self._session, deliver, properties, body)
+
+    def _take_map(
+        self, session: Session, deliver: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
         if self._outdated_maps:
             self._outdated_maps -= 1
         else:
             error = self._apply_subscriptions(body)
-            if error is not None:
-                session.dead_letter(SUBSCRIPTION, error, properties, body)
+            with contextlib.suppress(BrokerLost):
+                if error is not None:
+                    session.dead_letter(SUBSCRIPTION, error, properties, body)
+                if self._map is not None and (error is not None or self._map_spoiled):
+                    # What is no map must not stay the newest one; the real one is put after it.
+                    kept = BasicProperties(delivery_mode=PERSISTENT)
+                    session.publish("", LATEST_SUBSCRIPTION, self._map, kept)
+            self._map_spoiled = error is not None
         session.acknowledge(deliver.delivery_tag or 0)
 
     def _apply_subscriptions(self, body: bytes) -> str | None:
@@ -260,6 +291,7 @@ class SignalService:
             self.signal.on_subscriptions(decode_subscriptions(body))
         except InvalidMessage as error:
             return str(error)
+        self._map = body
         return None
 
     # --- books -----------------------------------------------------------------------------------
@@ -269,9 +301,13 @@ class SignalService:
     ) -> None:
         self._taken = tag = deliver.delivery_tag or 0
         now = milliseconds()
-        published = (properties.headers or {}).get("published_at")
+        published = published_at(properties)
         # A time from the future would keep a book young for ever.
-        heard_at = min(published, now) if type(published) is int else now
+        # pika gives some numbers as a subclass of int, and so is True.
+        if isinstance(published, int) and not isinstance(published, bool):
+            heard_at = min(published, now)
+        else:
+            heard_at = now
         try:
             arrived = Arrived(tag, decode_book(body), heard_at, body, properties)
         except InvalidMessage as error:

@@ -149,6 +149,10 @@ class Signal:
     def _forget(self, instrument: Instrument) -> None:
         self.books.pop(instrument, None)
         self.incomplete.discard(instrument)
+        # The versions of its next book begin anew.
+        for refused in (self._opens_refused, self._closes_refused):
+            for pair in [pair for pair in refused if instrument in pair]:
+                del refused[pair]
         self._leave(instrument)
 
     # --- spreads ---------------------------------------------------------------------------------

@@ -24,10 +24,10 @@ from pika.spec import Basic, BasicProperties
 from bybit_orders import BybitOrders
 from config import Config
 from database_manager import LONGEST_PAUSE, DatabaseAway, DatabaseThread, RowsRefused
-from execution_store import ExecutionStore
+from execution_store import ExecutionStore, Superseded
 from journal import SYNC_SECONDS, Journal, JournalTaken, Record
 from messages import ACK, NOT_ACK, InvalidMessage, Reply, decode_request, encode_reply
-from messaging import ORDERS, BrokerLost, RepeatedWarning, Session, keep_session
+from messaging import ORDERS, BrokerLost, QueueTaken, RepeatedWarning, Session, keep_session
 from service import run_service
 from trading_engine import TradingEngine, request_key
 
@@ -38,6 +38,8 @@ STORE_AT_ONCE = 1000
 # Executions are stored in batches of this many seconds: a commit an order would cost the database more than
 # the orders cost the engine.
 STORE_PAUSE = 0.01
+# How long orders wait for the database to say who is in charge, after a session was lost.
+ASK_OWNER_SECONDS = 1.0
 INTERNAL_ERROR = "internal error"
 CRASHED = "crashed the handler twice"
 
@@ -133,6 +135,7 @@ class TradingEngineService:
         self._session: Session | None = None
         self._consumer: str | None = None
         self._inbox: list[Request] = []
+        self._answering = asyncio.Lock()
         self._arrived = asyncio.Event()
         self._unstored = asyncio.Event()
         self._unsynced = False
@@ -172,17 +175,24 @@ class TradingEngineService:
         await session.declare_queue(ORDERS)
         await session.limit_unacknowledged(UNACKNOWLEDGED)
         self._session = session
-        self._consumer = await session.consume(ORDERS, self._take, exclusive=True)
-        if self._engine is None:
-            self._engine = await self._recovered(session)
-            logger.info(
-                "ready: %s orders known, PnL %s, %s spreads open, exposure %s",
-                len(self._engine.orders),
-                self._engine.pnl,
-                len(self._engine.spreads),
-                {str(leg): str(exposure) for leg, exposure in self._engine.risks.items()},
-            )
-            self._arrived.set()
+        async with self._answering:  # what arrives waits until it is clear that this engine is in charge
+            try:
+                self._consumer = await session.consume(ORDERS, self._take, exclusive=True)
+            except QueueTaken:
+                # The other one needs the journal, and makes history that is not known here.
+                await self._let_go()
+                raise
+            if not await self._is_in_charge():
+                await self._let_go()
+            if self._engine is None:
+                self._engine = await self._recovered(session)
+                logger.info(
+                    "ready: %s orders known, PnL %s, %s spreads open, exposure %s",
+                    len(self._engine.orders),
+                    self._engine.pnl,
+                    len(self._engine.spreads),
+                    {str(leg): str(exposure) for leg, exposure in self._engine.risks.items()},
+                )
 
     async def _recovered(self, session: Session) -> TradingEngine:
         """Return an engine with the state of its earlier lives; waits for the database if need be."""
@@ -201,7 +211,7 @@ class TradingEngineService:
                     self._journal.forget(pending[-1].execution_id)
                 engine = new_engine()
                 await self._database.run(partial(store.replay, engine.recover))
-            except (DatabaseAway, RowsRefused, JournalTaken) as error:
+            except (DatabaseAway, RowsRefused, JournalTaken, Superseded) as error:
                 waiting.warn("no order is answered before the state is read: %s", error)
             else:
                 return engine
@@ -209,6 +219,28 @@ class TradingEngineService:
             if session.lost.done():
                 session.lost.result()
             pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _is_in_charge(self) -> bool:
+        """Tell whether no other engine has taken the history over while this one had no session.
+
+        A database that does not say leaves it so: who takes over has to reach it too.
+        """
+        if self._engine is None or self._store is None:
+            return True
+        with contextlib.suppress(DatabaseAway, RowsRefused, TimeoutError):
+            async with asyncio.timeout(ASK_OWNER_SECONDS):
+                return await self._database.run(self._store.is_owned)
+        return True
+
+    async def _let_go(self) -> None:
+        """Forget the state, where it is stored, and leave the journal to whoever is in charge next."""
+        if self._store is None:
+            return
+        self._engine = None
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            # In the thread that syncs it, which may be about to.
+            await self._disk.run(journal.close)
 
     def _take(self, _: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
         self._inbox.append(Request(deliver.delivery_tag or 0, deliver.redelivered, properties, body))
@@ -218,9 +250,10 @@ class TradingEngineService:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            if self._engine is not None and self._session is not None and self._inbox:
-                requests, self._inbox = self._inbox, []
-                await self._answer(self._engine, self._session, requests)
+            async with self._answering:
+                if self._engine is not None and self._session is not None and self._inbox:
+                    requests, self._inbox = self._inbox, []
+                    await self._answer(self._engine, self._session, requests)
 
     async def _answer(self, engine: TradingEngine, session: Session, requests: list[Request]) -> None:
         """Decide on requests, journal what was decided, reply, acknowledge: in this order."""
@@ -282,11 +315,18 @@ class TradingEngineService:
             except (DatabaseAway, RowsRefused) as error:
                 outage.warn("executions wait in the journal for the database: %s", error)
                 pause = min(max(pause, 0.05) * 2, LONGEST_PAUSE)
+            except Superseded as error:
+                logger.warning("executions stay in the journal: %s", error)
+                async with self._answering:
+                    await self._let_go()
+                if self._session is not None:
+                    self._session.close()
             else:
                 if pause > STORE_PAUSE:
                     outage.over("executions are stored again")
                 pause = STORE_PAUSE
-                journal.forget(pending[-1].execution_id)
+                if self._journal is journal:
+                    journal.forget(pending[-1].execution_id)
         await asyncio.Event().wait()
 
     async def _sync(self) -> None:

@@ -52,7 +52,7 @@ class FrameParser:
             end = start + length
             if size < end:
                 break
-            if head == 0x80 | TEXT:
+            if head == 0x80 | TEXT and not self._fragments:
                 self._on_message(TEXT, data[start:end])
             else:
                 self._take(head, data[start:end])

@@ -63,12 +63,14 @@ class Place:
     def bare(self, *arguments: str) -> BareProgram:
         return BareProgram(self, *arguments)
 
-    def declare_queues(self) -> None:
+    def declare_queues(self, *more: str) -> None:
         """Declare exchange and queues as the services do, so that they can be filled before those start."""
         channel = self.space.channel()
         channel.exchange_declare(EXCHANGE, exchange_type="topic", durable=True)
         for queue, arguments in QUEUE_ARGUMENTS.items():
             channel.queue_declare(queue, durable=True, arguments=arguments or None)
+        for queue in more:
+            channel.queue_declare(queue, durable=True)
         for queue, key in FEED_QUEUES.items():
             channel.queue_bind(queue, EXCHANGE, key)
         channel.connection.close()

@@ -97,7 +97,7 @@ class RawBroker:
         self,
         queue: str,
         bodies: Iterable[bytes],
-        properties: BasicProperties | None = None,
+        properties: BasicProperties,
         seconds: float = 60,
     ) -> None:
         """Publish all bodies to a queue that was empty, persistent; it has them afterwards."""

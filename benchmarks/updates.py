@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import time
 from decimal import Decimal
+from typing import Any
 
 from benchmarks import machine, market
 from benchmarks.place import Place, place
-from benchmarks.raw_broker import RawBroker
+from benchmarks.raw_broker import Delivery, RawBroker
 from benchmarks.results import Row, check, median, progress, thousands
 from benchmarks.storage import consumed
+from exchange.synthetic import SyntheticMarket
 from messaging import ORDERS, SIGNAL
 from pika.spec import BasicProperties
 
 NOTHING_OPEN = b'{"status":"ACK","info":"open spreads","open_spreads":[]}'
+PLACED = b'{"status":"ACK","info":"order placed"}'
 REFUSED = b'{"status":"NOT ACK","info":"buy leg failed"}'
 
 
@@ -38,14 +41,20 @@ class Engine:
         self._reply(asked.properties, NOTHING_OPEN)
         return now
 
-    def refuse_order(self, seconds: float = 60) -> tuple[float, dict[str, object]]:
+    def refuse_order(self, seconds: float = 60) -> tuple[float, dict[str, Any]]:
         """Wait for an order, refuse it, and return when it came and what it is."""
         taken = self._raw.take(seconds)
         now = time.time()
-        order: dict[str, object] = json.loads(taken.body, parse_float=Decimal)
+        order: dict[str, Any] = json.loads(taken.body, parse_float=Decimal)
         check("buy" in order, f"expected an order, was {order}")
         self._reply(taken.properties, REFUSED)
         return now, order
+
+    def accept(self, taken: Delivery) -> dict[str, Any]:
+        """Answer an order that was taken with ACK, and return it."""
+        order: dict[str, Any] = json.loads(taken.body, parse_float=Decimal)
+        self._reply(taken.properties, PLACED)
+        return order
 
     def _reply(self, asked: BasicProperties, body: bytes) -> None:
         properties = BasicProperties(correlation_id=asked.correlation_id)
@@ -56,7 +65,7 @@ class Load:
     """Updates of pairs, and at the end one of a third leg of the first pair that crosses both."""
 
     def __init__(
-        self, name: str, pushes: list[market.Push], state: market.SyntheticMarket, *, one_group: bool = False
+        self, name: str, pushes: list[market.Push], state: SyntheticMarket, *, one_group: bool = False
     ) -> None:
         self.name = name
         self.bodies = [
@@ -72,7 +81,7 @@ class Load:
 def drained(there: Place, load: Load) -> tuple[float, float, float]:
     """Let the signal engine drain the queue; return its seconds, CPU seconds and bytes of memory."""
     with there.raw() as raw, there.raw() as played:
-        raw.fill(SIGNAL, load.bodies)
+        raw.fill(SIGNAL, load.bodies, market.PROPERTIES)
         engine = Engine(played)
         service = there.space.start("signal")
         begin = engine.answer_question()

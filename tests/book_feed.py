@@ -56,6 +56,7 @@ class BookFeed:
     """Publishes to the exchange over one connection; each publish is confirmed."""
 
     def __init__(self, place: Workspace) -> None:
+        self.place = place
         self.channel = place.channel()
         declare_feed(self.channel)
         self.channel.confirm_delivery()
@@ -108,9 +109,9 @@ def dead_letters(place: Workspace, queue: str) -> list[tuple[str, bytes]]:
     letters = []
     while True:
         method, properties, body = channel.basic_get(f"{queue}.dead", auto_ack=True)
-        if method is None:
+        if method is None or properties is None or body is None:
             break
-        letters.append((properties.headers["reason"], body))
+        letters.append((str((properties.headers or {})["reason"]), body))
     channel.connection.close()
     return letters
 

@@ -82,8 +82,8 @@ class NaiveBook:
         self.newest = age
         self.cts = message["cts"]
         self.heard_at = heard_at
-        bids, asks = self.reported[BIDS], self.reported[ASKS]
-        if bids and asks and max(bids) >= min(asks):
+        bid, ask = self.best(BIDS), self.best(ASKS)
+        if bid and ask and bid[0] >= ask[0]:
             self.usable = False
             return "hole"
         return "applied"

@@ -1,4 +1,4 @@
-"""A client of the trading engine that asks until it knows, and the accounts that follow from the order table."""
+"""A client of the trading engine that asks until it knows, and the accounts that the order table comes to."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def new_order(**changes: Any) -> dict[str, Any]:
 
 def closing(order: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Return an order that closes the spread that `order` opens."""
-    legs = {"buy": order["sell"], "sell": order["buy"], "buy_price": 100.5, "sell_price": 100.25}
-    return new_order(action="Close Spread", spread_id=order["spread_id"], **{**legs, **changes})
+    fields = {"buy": order["sell"], "sell": order["buy"], "buy_price": 100.5, "sell_price": 100.25}
+    return new_order(**{"action": "Close Spread", "spread_id": order["spread_id"], **fields, **changes})
 
 
 class OrderClient:
@@ -104,14 +104,18 @@ class OrderClient:
         assert all(reply == replies[0] for reply in replies), f"different answers: {replies}"
         return replies[0]
 
+    def wait(self, *correlation_ids: str, count: int = 1, seconds: float = DEADLINE) -> None:
+        """Take replies until each of these requests has so many."""
+        deadline = time.monotonic() + seconds
+        while any(len(self.replies.get(each, ())) < count for each in correlation_ids):
+            assert time.monotonic() < deadline, f"no reply to some of {correlation_ids}"
+            self.pump()
+
     def ask(self, body: dict[str, Any] | bytes, seconds: float = DEADLINE) -> dict[str, Any]:
         """Send one request and return the reply."""
         correlation_id = uuid.uuid4().hex
         self.send(body, correlation_id)
-        deadline = time.monotonic() + seconds
-        while correlation_id not in self.replies:
-            assert time.monotonic() < deadline, "no reply"
-            self.pump()
+        self.wait(correlation_id, seconds=seconds)
         return self.answer(correlation_id)
 
     def open_spreads(self) -> list[dict[str, Any]]:
@@ -199,7 +203,10 @@ def random_orders(rng: random.Random, count: int) -> list[dict[str, Any]]:
             orders.append(close)
         else:
             buy, sell = rng.sample(legs, 2)
-            prices = {"buy_price": rng.randint(9_000, 11_000) / 100, "sell_price": rng.randint(9_000, 11_000) / 100}
+            prices = {
+                "buy_price": rng.randint(9_000, 11_000) / 100,
+                "sell_price": rng.randint(9_000, 11_000) / 100,
+            }
             order = new_order(
                 order_id=identifier, spread_id=f"s-{identifier}", buy=buy, sell=sell, size=size, **prices
             )

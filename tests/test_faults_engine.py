@@ -1,4 +1,4 @@
-"""The trading engine when things die: what was ACKed stays, what was not is asked about, nothing is doubled."""
+"""The trading engine when things die: what was ACKed stays, nothing is doubled, asking again tells which."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from decimal import Decimal
 
 import pytest
 
-from tests.broker_faults import connections, cut, cut_all
+from tests.broker_faults import cut_all
+from tests.broker_proxy import BrokerProxy
 from tests.order_client import ACK, Accounts, OrderClient, closing, new_order, random_orders
-from tests.workspace import Service, Workspace, wait_for
+from tests.workspace import Service, Workspace, connect, wait_for
 
 READY = re.compile(r"ready: (\d+) orders known, PnL (\S+), (\d+) spreads open, exposure (\{.*\})")
 
@@ -24,6 +25,15 @@ def state_at_start(engine: Service) -> tuple[Decimal, dict[tuple[str, str], Deci
     _, pnl, _, exposure = READY.findall(engine.output)[-1]
     legs = re.findall(r"'(\w+):(\w+)': '(\S+?)'", exposure)
     return Decimal(pnl), {(channel, symbol): Decimal(amount) for channel, symbol, amount in legs}
+
+
+def give_back(place: Workspace) -> None:
+    """Take the next order and hand it back, so that the broker marks it as delivered before."""
+    channel = place.channel()
+    method = wait_for(lambda: channel.basic_get("orders")[0], "an order in the queue")
+    assert method is not None
+    channel.basic_nack(method.delivery_tag or 0, requeue=True)
+    channel.connection.close()
 
 
 def known_orders(outcomes: dict[str, dict[str, str]]) -> list[str]:
@@ -84,21 +94,18 @@ def test_redelivered_request_without_id_gets_its_first_answer(place: Workspace) 
     client = OrderClient(place)
     body = new_order(order_id=None, spread_id=None)
     client.send(body, "c-1")
-    wait_for(lambda: client.pump() or client.replies.get("c-1"))
+    client.wait("c-1")
     wait_for(lambda: executions(place) == 1)
     engine.kill()
     # As the broker would bring it again had the engine died before its acknowledgement.
     client.send(body, "c-1")
-    rival = place.channel()
-    method = wait_for(lambda: rival.basic_get("orders")[0])
-    rival.basic_nack(method.delivery_tag, requeue=True)
-    rival.connection.close()
+    give_back(place)
     place.start_engine(UNIQUE_ORDER="false")
-    wait_for(lambda: client.pump() or len(client.replies["c-1"]) == 2)
+    client.wait("c-1", count=2)
     assert client.answer("c-1") == ACK
     # The same contents as a new request is a new order.
     client.send(body, "c-2")
-    wait_for(lambda: client.pump() or client.replies.get("c-2"))
+    client.wait("c-2")
     wait_for(lambda: executions(place) == 2)
     assert len(client.open_spreads()) == 2
 
@@ -111,7 +118,7 @@ def test_expired_order_is_never_executed(place: Workspace) -> None:
     for order in (late, in_time):
         client.send(order, order["order_id"])
     engine = place.start_engine()
-    wait_for(lambda: client.pump() or len(client.replies) == 2)
+    client.wait(late["order_id"], in_time["order_id"])
     assert client.answer(late["order_id"]) == {"status": "NOT ACK", "info": "expired"}
     assert client.answer(in_time["order_id"]) == ACK
     # Executed in time and asked about later, it is still executed; refused as expired, it stays refused.
@@ -129,7 +136,8 @@ def test_two_clients_asking_for_the_same_headroom_get_it_once(place: Workspace) 
     orders = [new_order(size=1.5, sell_price=100) for _ in range(40)]
     for number, order in enumerate(orders):
         clients[number % 2].send(order, order["order_id"])
-    wait_for(lambda: [client.pump(0.01) for client in clients] and sum(len(c.replies) for c in clients) == 40)
+    for number, order in enumerate(orders):
+        clients[number % 2].wait(order["order_id"])
     answers = [client.answer(key) for client in clients for key in client.replies]
     assert answers.count(ACK) == 6
     assert answers.count({"status": "NOT ACK", "info": "risk limit exceed"}) == 34
@@ -158,74 +166,78 @@ def test_second_engine_waits_says_so_and_takes_over(place: Workspace) -> None:
 
 
 def test_engine_that_was_overtaken_makes_way_and_later_knows_what_the_other_did(place: Workspace) -> None:
-    first = place.start_engine(MAX_RISK_OPEN_POSITION="1000")
     client = OrderClient(place)
-    assert client.ask(new_order(size=4)) == ACK
-    names = wait_for(lambda: connections(place))
-    second = place.start("trading_engine", MAX_RISK_OPEN_POSITION="1000")
-    second.wait_for_line("another process does this work already")
-    # The first stands still for so long that the broker gives it up.
-    first.pause()
-    cut(place, names - connections_of(client, place))
-    client = OrderClient(place)
-    first_seen = len(second.output)
-    wait_for(lambda: "connected to the broker" in second.output[first_seen:] or "waiting" in second.output)
-    first.go_on()
-    order = new_order(size=5)
-    assert client.settle([order])[order["order_id"]] == ACK
-    second.wait_for_line("ready:")
-    second.kill()
-    assert client.ask(order) == ACK, "the first knows what the second executed"
-    assert client.ask(new_order(size=2))["info"] == "risk limit exceed"
-    wait_for(lambda: executions(place) == 2)
-    assert client.open_spreads() == Accounts(place).open_spreads
+    with BrokerProxy(place) as proxy:
+        first = place.start_engine(MAX_RISK_OPEN_POSITION="1000", RABBITMQ_PORT=proxy.port)
+        assert client.ask(new_order(size=4)) == ACK
+        second = place.start("trading_engine", MAX_RISK_OPEN_POSITION="1000")
+        second.wait_for_line("another process does this work already")
+        # The first stands still for so long that the broker gives it up.
+        first.pause()
+        assert proxy.cut() == 1
+        second.wait_for_line("another trading engine has")
+        first.go_on()
+        order = new_order(size=5)
+        assert client.settle([order])[order["order_id"]] == ACK
+        second.wait_for_line("ready:")
+        second.kill()
+        assert client.ask(order) == ACK, "the first knows what the second executed"
+        assert client.ask(new_order(size=2))["info"] == "risk limit exceed"
+        wait_for(lambda: executions(place) == 2)
+        assert client.open_spreads() == Accounts(place).open_spreads
+        assert first.stop() == 0
 
 
-def connections_of(_client: OrderClient, _place: Workspace) -> set[str]:
-    """Return nothing: the client's connection is cut too, and made anew."""
-    return set()
-
-
-def test_engine_with_a_journal_of_its_own_that_was_overtaken_in_its_sleep_reads_its_state_anew(
+def test_engine_overtaken_in_its_sleep_by_one_with_another_journal_reads_its_state_anew(
     place: Workspace,
 ) -> None:
     # Two checkouts on one broker and database: no common journal keeps them apart.
-    first = place.start_engine(JOURNAL_PATH=str(place.folder / "first"))
     client = OrderClient(place)
-    assert client.ask(new_order()) == ACK
-    first.pause()
-    cut_all(place)
-    second = place.start_engine(JOURNAL_PATH=str(place.folder / "second"))
-    client = OrderClient(place)
-    order = new_order()
-    assert client.settle([order])[order["order_id"]] == ACK
-    wait_for(lambda: executions(place) == 2)
-    second.kill()
-    first.go_on()
-    assert client.ask(order) == ACK
-    for _ in range(3):
+    with BrokerProxy(place) as proxy:
+        first = place.start_engine(JOURNAL_PATH=str(place.folder / "first"), RABBITMQ_PORT=proxy.port)
         assert client.ask(new_order()) == ACK
-    wait_for(lambda: executions(place) == 5)
-    assert client.open_spreads() == Accounts(place).open_spreads
+        wait_for(lambda: executions(place) == 1)
+        first.pause()
+        assert proxy.cut() == 1
+        second = place.start_engine(JOURNAL_PATH=str(place.folder / "second"))
+        order = new_order()
+        assert client.settle([order])[order["order_id"]] == ACK
+        wait_for(lambda: executions(place) == 2)
+        second.kill()
+        first.go_on()
+        assert client.ask(order) == ACK
+        for _ in range(3):
+            assert client.ask(new_order()) == ACK
+        wait_for(lambda: executions(place) == 5)
+        assert client.open_spreads() == Accounts(place).open_spreads
+        assert first.stop() == 0
 
 
 def test_cut_connection_under_load_loses_and_doubles_nothing(place: Workspace) -> None:
+    orders = random_orders(random.Random(3), 300)
+    client = OrderClient(place)
+    cuts = 0
+    with BrokerProxy(place) as proxy:
+        engine = place.start_engine(RABBITMQ_PORT=proxy.port)
+
+        def cut_now_and_then() -> None:
+            nonlocal cuts
+            if len(client.replies) > 20 * cuts:
+                cuts += proxy.cut()
+
+        outcomes = client.settle(orders, meanwhile=cut_now_and_then)
+        assert cuts > 10
+        wait_for(lambda: executions(place) == len(known_orders(outcomes)))
+        accounts = Accounts(place)
+        assert sorted(accounts.orders) == known_orders(outcomes)
+        assert client.open_spreads() == accounts.open_spreads
+        assert engine.stop() == 0
+
+
+def test_connection_cut_at_the_broker_is_made_again(place: Workspace) -> None:
     engine = place.start_engine()
-    rng = random.Random(3)
-    orders = random_orders(rng, 200)
-    outcomes: dict[str, dict[str, str]] = {}
-    for part in (orders[:100], orders[100:]):
-        # The client's connection is cut with the engine's: it asks again over a new one.
-        client = OrderClient(place)
-        for order in part:
-            client.send(order, order["order_id"])
-        cut_all(place, engine)
-        client = OrderClient(place)
-        outcomes |= client.settle(part)
-    wait_for(lambda: executions(place) == len(known_orders(outcomes)))
-    accounts = Accounts(place)
-    assert sorted(accounts.orders) == known_orders(outcomes)
-    assert client.open_spreads() == accounts.open_spreads
+    cut_all(place, engine)
+    assert OrderClient(place).ask(new_order()) == ACK
 
 
 def test_orders_queue_deleted_is_declared_again_and_work_goes_on(place: Workspace) -> None:
@@ -245,7 +257,7 @@ def test_stop_under_load_exits_0_within_5_seconds_with_every_answer_kept(place: 
     orders = random_orders(random.Random(4), 1500)
     for order in orders:
         client.send(order, order["order_id"])
-    wait_for(lambda: client.pump(0.001) or len(client.replies) > 100)
+    client.wait(orders[100]["order_id"])
     assert engine.stop(seconds=5) == 0
     answered = {key: client.answer(key) for key in list(client.replies)}
     # What it answered is stored or in the journal; what it did not answer is with the broker still.
@@ -274,7 +286,7 @@ def test_database_away_engine_acks_says_so_once_and_stores_later_though_killed(p
         again = new_order()
         client.send(again, again["order_id"])
         client.send({"action": "List Open Spreads"}, "question")
-    wait_for(lambda: client.pump() or "question" in client.replies)
+    client.wait("question")
     wait_for(lambda: executions(place) == 31)
     assert Accounts(place).open_spreads == client.answer("question")["open_spreads"]
 
@@ -283,8 +295,6 @@ class Blocker:
     """Another session that has the order table locked."""
 
     def __init__(self, place: Workspace) -> None:
-        from tests.workspace import connect
-
         self.connection = connect(place.environment, place.name)
 
     def __enter__(self) -> None:

@@ -59,9 +59,8 @@ def trade(messages: Iterator[dict[str, Any]]) -> Run:
             )
         )
         record = engine.execute(order)
-        if not isinstance(record, Execution):
-            if order.action == "Open Spread":
-                del numbers[order.spread_id]
+        if order.action == "Open Spread" and not isinstance(record, Execution):
+            del numbers[order.spread_id]
         reply = engine.answer_of(record)
         run.answers[order.action, reply.status] += 1
         return reply
