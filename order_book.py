@@ -12,6 +12,11 @@ from enum import Enum, auto
 from messages import EXACT, BookMessage, Levels, decimal_levels
 
 
+# A stream that goes on for so long with update ids below the book's is not the one that the book came from.
+STALLED_MESSAGES = 10
+STALLED_MS = 2000
+
+
 class Level:
     """A price with the size that the exchange last reported for it and what is left of that for us."""
 
@@ -109,6 +114,7 @@ class OrderBook:
 
     __slots__ = (
         "_consecutive",
+        "_stale_in_a_row",
         "asks",
         "bids",
         "cts",
@@ -134,6 +140,7 @@ class OrderBook:
         self.stale = 0
         self.holes = 0
         self._consecutive = consecutive
+        self._stale_in_a_row = 0
 
     def apply(self, message: BookMessage, heard_at: int) -> Outcome:
         """Apply a message, published at `heard_at` (milliseconds).
@@ -144,9 +151,17 @@ class OrderBook:
         bids = decimal_levels(data.b)
         asks = decimal_levels(data.a)
         if message.type == "snapshot":
-            # A copy that the broker or the collector sent again. Whatever its u, a new one has a later time.
-            if message.cts < self.cts and data.seq < self.sequence_id and data.u < self.update_id:
+            # A copy that the broker or the collector sent again; whatever its u, a new one is published later.
+            if (
+                heard_at <= self.heard_at
+                and message.cts < self.cts
+                and data.seq < self.sequence_id
+                and data.u < self.update_id
+            ):
                 self.stale += 1
+                self._stale_in_a_row += 1
+                if self._stale_in_a_row >= STALLED_MESSAGES and heard_at > self.heard_at + STALLED_MS:
+                    return self._hole()
                 return Outcome.STALE
             # Depth 1 repeats its snapshot every 3 s. A snapshot with u = 1 comes after a restart of the
             # exchange's service and is a copy only if it holds what the book holds.
@@ -169,6 +184,9 @@ class OrderBook:
                 if data.u == 1:
                     return self._hole()
                 self.stale += 1
+                self._stale_in_a_row += 1
+                if self._stale_in_a_row >= STALLED_MESSAGES and heard_at > self.heard_at + STALLED_MS:
+                    return self._hole()
                 return Outcome.STALE
             self.bids.update(bids)
             self.asks.update(asks)
@@ -177,6 +195,7 @@ class OrderBook:
         self.cts = message.cts
         self.heard_at = heard_at
         self.version += 1
+        self._stale_in_a_row = 0
         return self._hole() if self._crossed() else Outcome.APPLIED
 
     def distrust(self) -> None:

@@ -46,7 +46,8 @@ class NaiveBook:
         age = (message["cts"], data["seq"], u)
         levels = {side: [(Decimal(p), Decimal(s)) for p, s in data[side]] for side in (BIDS, ASKS)}
         if message["type"] == "snapshot":
-            if all(mine > other for mine, other in zip(self.newest, age, strict=True)):
+            older = all(mine > other for mine, other in zip(self.newest, age, strict=True))
+            if older and heard_at <= self.heard_at:
                 return "stale"
             fresh = {side: {p: s for p, s in dict(levels[side]).items() if s != 0} for side in levels}
             if self.usable and u == self.u and (u != 1 or fresh == self.reported):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from tests.book_feed import BookFeed, book_message, dead_letters, ready, updates
-from tests.workspace import Workspace, wait_for
+from tests.workspace import Workspace, connect, wait_for
 
 
 @pytest.fixture
 def feed(place: Workspace) -> BookFeed:
     return BookFeed(place)
+
+
+def done(place: Workspace, matching_key: str) -> bool:
+    return any(row[4] == "DONE" and row[-1] == matching_key for row in rows(place))
 
 
 def rows(place: Workspace) -> list[tuple[Any, ...]]:
@@ -64,11 +70,7 @@ def test_copy_of_an_update_is_stored_once_and_what_differs_is_another_update(
         feed.publish(
             "storage", book_message("DONE", 1, bids=[("1", "1")], matching_key=again["matching_key"])
         )
-        wait_for(
-            lambda again=again: [
-                row for row in rows(place) if row[4] == "DONE" and row[-1] == again["matching_key"]
-            ]
-        )  # type: ignore[misc]
+        wait_for(functools.partial(done, place, again["matching_key"]))
         assert storage.stop() == 0
         storage = place.start_storage()
     assert len([row for row in rows(place) if row[4] != "DONE"]) == 8
@@ -105,11 +107,8 @@ def test_database_that_is_read_only_for_a_while_costs_no_message(place: Workspac
     for number in range(30):
         feed.publish("storage", book_message("BTCUSDT", number, bids=[("1", "1")], cts=number))
     storage.wait_for_line("messages wait for the database")
-    place.query(f'SET default_transaction_read_only = off; ALTER DATABASE "{place.name}" RESET ALL')
-    place.query(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
-        place.name,
-    )
+    with contextlib.closing(connect(place.environment, "postgres")) as elsewhere:
+        elsewhere.cursor().execute(f'ALTER DATABASE "{place.name}" RESET default_transaction_read_only')
     wait_for(lambda: updates(place) == 30)
     assert dead_letters(place, "storage") == []
 

@@ -248,7 +248,7 @@ def test_old_copy_of_a_snapshot_is_ignored_and_counted() -> None:
     book = full_book(10)
     old = book_message("snapshot", 10, BIDS, ASKS)
     apply(book, "delta", 11, [("100", "0")])
-    assert book.apply(old, 12) is Outcome.STALE
+    assert book.apply(old, 10) is Outcome.STALE
     assert book.stale == 1
     assert best_bid(book).price == 99
 
@@ -258,7 +258,7 @@ def test_old_copy_of_a_snapshot_is_ignored_while_the_book_waits() -> None:
     old = book_message("snapshot", 10, BIDS, ASKS)
     apply(book, "delta", 11)
     apply(book, "delta", 13)
-    assert book.apply(old, 14) is Outcome.STALE
+    assert book.apply(old, 10) is Outcome.STALE
     assert not book.usable
 
 
@@ -266,8 +266,29 @@ def test_copy_of_the_snapshot_that_the_hole_followed_does_not_mend_it() -> None:
     book = full_book(10)
     old = book_message("snapshot", 10, BIDS, ASKS)
     apply(book, "delta", 12)
-    assert book.apply(old, 13) is Outcome.STALE
+    assert book.apply(old, 10) is Outcome.STALE
     assert not book.usable
+
+
+def test_snapshot_published_later_replaces_a_book_whose_ids_are_all_higher() -> None:
+    book = full_book(10)
+    assert book.apply(book_message("snapshot", 5, [("90", "1")], cts=5, seq=5), 11) is Outcome.APPLIED
+    assert best_bid(book).price == 90
+
+
+def test_stream_that_goes_on_below_the_book_s_id_makes_it_wait_for_a_snapshot() -> None:
+    book = full_book(1_000_000)  # from nobody knows where
+    began = book.heard_at
+    outcomes = [book.apply(book_message("delta", 10 + n), began + 300 * n) for n in range(1, 11)]
+    assert outcomes == [Outcome.STALE] * 9 + [Outcome.HOLE]
+    assert book.apply(book_message("snapshot", 20, BIDS, ASKS), began + 3001) is Outcome.APPLIED
+
+
+def test_many_old_copies_do_not_spoil_the_book() -> None:
+    book = full_book(1000)
+    outcomes = [book.apply(book_message("delta", 10 + n), book.heard_at) for n in range(1, 40)]
+    assert outcomes == [Outcome.STALE] * 39
+    assert book.usable
 
 
 @pytest.mark.parametrize("clock", ["cts", "seq", "u"])
@@ -386,7 +407,7 @@ def test_level_taken_whole_is_not_there_and_the_next_is_the_best() -> None:
 
 def test_level_taken_in_part_has_the_rest_left() -> None:
     book = taken_book()
-    assert level(best_ask(book)) == ("101", "1")
+    assert best_ask(book).left == 1
     book.asks.take(best_ask(book), Decimal("0.25"))
     assert best_ask(book).left == Decimal("0.75")
     book.asks.take(best_ask(book), Decimal("0.75"))
