@@ -45,6 +45,9 @@ CONNECTIONS_WINDOW = 300.0
 # While no connection comes about at all, tries share one pace: the budget is needed when it works again.
 FAILURES_IN_A_ROW = 5
 PACE_WHILE_FAILING = 2.0
+# Until the first of a crowd have failed, the others wait: an exchange that is away must not cost the budget.
+MOST_AT_ONCE = 50
+LOOK_AGAIN_SECONDS = 0.05
 
 HANDSHAKE_SECONDS = 5.0
 CONNECT_SECONDS = 15.0
@@ -83,6 +86,7 @@ class ConnectionBudget:
         self._window = window
         self._opened: deque[float] = deque()
         self._failures = 0
+        self._under_way = 0
         self._last = -window
 
     def wait(self, now: float) -> float:
@@ -91,19 +95,23 @@ class ConnectionBudget:
             self._opened.popleft()
         pace = self._last + PACE_WHILE_FAILING - now if self._failures >= FAILURES_IN_A_ROW else 0.0
         spent = self._opened[0] + self._window - now if len(self._opened) >= self._most else 0.0
-        return max(0.0, pace, spent)
+        crowd = LOOK_AGAIN_SECONDS if self._under_way >= MOST_AT_ONCE else 0.0
+        return max(0.0, pace, spent, crowd)
 
     def take(self, now: float) -> None:
-        """Count a connection that is opened now."""
+        """Count a connection that is opened now; `succeeded` or `failed` has to follow."""
+        self._under_way += 1
         self._opened.append(now)
         self._last = now
 
     def succeeded(self) -> None:
         """Learn that a connection came about."""
+        self._under_way -= 1
         self._failures = 0
 
     def failed(self, *, reached: bool) -> None:
         """Learn that one did not; where the exchange was not even reached it does not count."""
+        self._under_way -= 1
         if reached:
             self._failures += 1
         elif self._opened:
@@ -270,6 +278,7 @@ class Connection:
 
     def _take(self, made: PushSocket) -> None:
         self._socket = made
+        self._stream.opened(self)
         if self._given_up:
             self.close(politely=True)
             return
@@ -277,8 +286,6 @@ class Connection:
             self._reader = SocketReader(made.socket, self._received, self._ended)
         except OSError as error:
             self._ended(str(error))
-            return
-        self._stream.opened(self)
 
     def _received(self, opcode: int, payload: bytes) -> None:
         if opcode == TEXT:
@@ -441,7 +448,7 @@ class Stream:
                     return wait
                 self._connect(now)
             case Phase.CONNECTING if now >= self._due:
-                self.failed(self._connection, "no handshake", reached=True)
+                self._lose("no handshake")
                 return 0
             case Phase.SUBSCRIBING if now >= self._due:
                 self._lose(f"no snapshot within {SNAPSHOT_SECONDS:.0f} s")
@@ -480,7 +487,7 @@ class Stream:
             connection.request("subscribe")
             self._wake.set()
 
-    def failed(self, connection: Connection | None, reason: str, *, reached: bool) -> None:
+    def failed(self, connection: Connection, reason: str, *, reached: bool) -> None:
         """Learn that the connection did not come about."""
         self._surroundings.budget.failed(reached=reached)
         if connection is self._connection:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime, tzinfo
+from typing import Any, Self
 
+import pika.data
 import pika.frame
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.spec import Basic, BasicProperties
@@ -28,6 +30,24 @@ _body_start = struct.Struct(">BHI").unpack_from
 _tags = struct.Struct(">QBB").unpack_from  # delivery tag, redelivered, length of the exchange's name
 _DELIVER = Basic.Deliver.INDEX
 _PUBLISHED_AT = b"\x0cpublished_atl"  # a header's name, and the type of a 64-bit number
+
+
+class _Timestamp(datetime):
+    """The type that pika makes of AMQP's timestamps; one that it can't hold becomes the latest that it can.
+
+    Otherwise a header with such a time would break the connection of whoever the message is delivered to, and
+    the next one, for ever.
+    """
+
+    @classmethod
+    def fromtimestamp(cls, timestamp: float, tz: tzinfo | None = None) -> Self:
+        try:
+            return super().fromtimestamp(timestamp, tz)
+        except (ValueError, OverflowError, OSError):
+            return cls.max.replace(tzinfo=tz)
+
+
+pika.data.datetime = _Timestamp  # type: ignore[misc]  # it is a class to the type checker
 
 
 class DeliveredProperties(BasicProperties):

@@ -94,7 +94,8 @@ class DirectReplies:
 
     async def sent(self, address: str, session: Session) -> None:
         """Note a reply; after one to a suspect, wait until the connection has survived it."""
-        if not address.startswith(self.PREFIX):
+        # pika gives an address that is no UTF-8 as bytes, whatever its types say.
+        if self.PREFIX not in str(address):
             return
         if address in self._suspects:
             self._suspects.discard(address)

@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from exchange.synthetic import SyntheticMarket
-from messaging import SIGNAL
 from pika.spec import BasicProperties
 
 HERE = Path(__file__).resolve().parent.parent
 RECORDINGS = (HERE / os.environ.get("BLACKBIRD_SHARED", "../shared") / "recordings").resolve()
 
-# As the collector publishes them.
-PROPERTIES = BasicProperties(
-    delivery_mode=2,
-    content_type="application/json",
-    headers={"CC": [SIGNAL], "published_at": 1_723_161_255_608},
-)
-
 Push = tuple[str, dict[str, Any]]  # channel, message
 Topics = list[tuple[str, str]]
+
+
+def properties(queue: str) -> BasicProperties:
+    """Return properties like the collector's, for a message to one queue alone."""
+    headers = {"CC": [queue], "published_at": 1_723_161_255_608}
+    return BasicProperties(delivery_mode=2, content_type="application/json", headers=headers)
 
 
 def body(push: Push, matching_key: str) -> bytes:

@@ -93,16 +93,10 @@ class RawBroker:
     def write(self, frames: bytes) -> None:
         self._socket.sendall(frames)
 
-    def fill(
-        self,
-        queue: str,
-        bodies: Iterable[bytes],
-        properties: BasicProperties,
-        seconds: float = 60,
-    ) -> None:
-        """Publish all bodies to a queue that was empty, persistent; it has them afterwards."""
-        chunk: list[bytes] = []
+    def publish(self, queue: str, bodies: Iterable[bytes], properties: BasicProperties) -> int:
+        """Publish all bodies to a queue and return how many they were."""
         count = 0
+        chunk: list[bytes] = []
         for body in bodies:
             chunk.append(self.frames("", queue, body, properties))
             count += 1
@@ -110,7 +104,12 @@ class RawBroker:
                 self.write(b"".join(chunk))
                 chunk.clear()
         self.write(b"".join(chunk))
-        deadline = time.monotonic() + seconds
+        return count
+
+    def fill(self, queue: str, bodies: Iterable[bytes], properties: BasicProperties) -> None:
+        """Publish all bodies to a queue that was empty; it has them afterwards."""
+        count = self.publish(queue, bodies, properties)
+        deadline = time.monotonic() + 60
         while (waiting := self.waiting(queue)) != count:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"expected {count} messages in {queue}, were {waiting}")

@@ -66,7 +66,7 @@ def stored(there: Place, load: Load) -> tuple[float, float]:
     """Let the service drain a filled queue; return its seconds and CPU seconds."""
     _empty(there)
     with there.raw() as raw, contextlib.closing(connect(there.environment, there.space.name)) as database:
-        raw.fill(STORAGE, load.bodies, market.PROPERTIES)
+        raw.fill(STORAGE, load.bodies, market.properties(STORAGE))
         cursor = database.cursor()
 
         def last_is_there() -> bool:
@@ -107,7 +107,7 @@ def copied(there: Place, load: Load) -> float:
 def consumed(there: Place, queue: str, bodies: list[bytes]) -> tuple[float, float]:
     """Let the bare consumer drain the same messages; return its seconds and CPU seconds."""
     with there.raw() as raw:
-        raw.fill(queue, bodies, market.PROPERTIES)
+        raw.fill(queue, bodies, market.properties(queue))
         with there.bare("consume", queue, str(len(bodies))) as consumer:
             said = consumer.says()
             consumer.process.wait(10)

@@ -35,7 +35,7 @@ class Relay:
         raw.consume("relay.out")
 
     def pass_on(self, body: bytes) -> float:
-        frames = self._raw.frames("", "relay.in", body, market.PROPERTIES)
+        frames = self._raw.frames("", "relay.in", body, market.properties("relay.in"))
         begin = time.perf_counter()
         self._raw.write(frames)
         delivery = self._raw.take(10)
@@ -77,12 +77,12 @@ def run(*, quick: bool) -> list[Row]:
             there.space.start("signal")
             engine.answer_question()
             other = market.snapshot("spot", "BTCUSDT", 1, [["101", "1000000"]], [["300", "1"]])
-            books.write(books.frames(EXCHANGE, SIGNAL, market.body(other, "a"), market.PROPERTIES))
+            books.write(books.frames(EXCHANGE, SIGNAL, market.body(other, "a"), market.properties(SIGNAL)))
             for number in range(WARM_UP + count):
                 if number % 500 == 0:
                     progress(f"ticks: {number} of {WARM_UP + count}")
                 body = _tick(number)
-                frames = books.frames(EXCHANGE, SIGNAL, body, market.PROPERTIES)
+                frames = books.frames(EXCHANGE, SIGNAL, body, market.properties(SIGNAL))
                 begin = time.perf_counter()
                 books.write(frames)
                 taken = orders.take(10)

@@ -61,27 +61,40 @@ class Engine:
         self._raw.write(self._raw.frames("", asked.reply_to or "", body, properties))
 
 
+_CROSSING = market.snapshot("inverse", "BTCUSD", 5_000_000, [["1", "1"]], [["2", "0.001"]])
+
+
 class Load:
     """Updates of pairs, and at the end one of a third leg of the first pair that crosses both."""
 
-    def __init__(
-        self, name: str, pushes: list[market.Push], state: SyntheticMarket, *, one_group: bool = False
-    ) -> None:
+    def __init__(self, name: str, pushes: list[market.Push], state: SyntheticMarket) -> None:
         self.name = name
-        self.bodies = [
-            market.body(push, "all" if one_group else market.group_of(push[1]["data"]["s"]))
-            for push in pushes
-        ]
+        self.bodies = [market.body(push, market.group_of(push[1]["data"]["s"])) for push in pushes]
         legs = [("spot", "BTCUSDT"), ("linear", "BTCPERP")]
         self.expected = {(*leg, Decimal(market.best_bid(state, *leg)[0])) for leg in legs}
-        third = market.snapshot("inverse", "BTCUSD", 5_000_000, [["1", "1"]], [["2", "0.001"]])
-        self.bodies.append(market.body(third, "all" if one_group else "BTC"))
+        self.bodies.append(market.body(_CROSSING, "BTC"))
+
+    @classmethod
+    def in_one_group(cls, instruments: int, count: int) -> Load:
+        """Return depth-1 updates of so many instruments that stand at the same price."""
+        pushes, state = market.calm(1, 1, count)
+        load = cls(f"{instruments} in one group", [], state)
+        load.bodies.clear()
+        last = {}
+        for number, (channel, message) in enumerate(pushes):
+            symbol = f"{message['data']['s']}{number // 2 % (instruments // 2)}"
+            renamed = {**message, "topic": f"orderbook.1.{symbol}", "data": {**message["data"], "s": symbol}}
+            load.bodies.append(market.body((channel, renamed), "BTC"))
+            last[channel, symbol] = Decimal(message["data"]["b"][0][0])
+        load.expected = {(*leg, price) for leg, price in last.items()}
+        load.bodies.append(market.body(_CROSSING, "BTC"))
+        return load
 
 
 def drained(there: Place, load: Load) -> tuple[float, float, float]:
     """Let the signal engine drain the queue; return its seconds, CPU seconds and bytes of memory."""
     with there.raw() as raw, there.raw() as played:
-        raw.fill(SIGNAL, load.bodies, market.PROPERTIES)
+        raw.fill(SIGNAL, load.bodies, market.properties(SIGNAL))
         engine = Engine(played)
         service = there.space.start("signal")
         begin = engine.answer_question()

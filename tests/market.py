@@ -35,7 +35,7 @@ def book_message(
     seq: int | None = None,
     depth: int = 50,
 ) -> BookMessage:
-    """Return a push; `time` stands for both clocks of the exchange, `cts` and `seq`, and is `u` by default."""
+    """Return a push; `time` is both clocks of the exchange, `cts` and `seq`, and `u` by default."""
     time = u if time is None else time
     cts = time if cts is None else cts
     return BookMessage(

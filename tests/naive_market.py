@@ -39,8 +39,11 @@ class NaiveBook:
         self.newest: tuple[int, int, int] = (0, 0, 0)  # cts, seq, u of the newest message believed
         self.cts = 0
         self.heard_at = 0
+        self.stale_in_a_row = 0
+        self._best: dict[str, tuple[Decimal, Decimal] | None] = {}  # found already since the last change
 
     def apply(self, message: dict[str, Any], heard_at: int) -> str:
+        self._best.clear()
         data = message["data"]
         u = data["u"]
         age = (message["cts"], data["seq"], u)
@@ -48,7 +51,7 @@ class NaiveBook:
         if message["type"] == "snapshot":
             older = all(mine > other for mine, other in zip(self.newest, age, strict=True))
             if older and heard_at <= self.heard_at:
-                return "stale"
+                return self._stale(heard_at)
             fresh = {side: {p: s for p, s in dict(levels[side]).items() if s != 0} for side in levels}
             if self.usable and u == self.u and (u != 1 or fresh == self.reported):
                 self.heard_at = max(self.heard_at, heard_at)
@@ -70,7 +73,7 @@ class NaiveBook:
                 if u == 1:
                     self.usable = False
                     return "hole"
-                return "stale"
+                return self._stale(heard_at)
             for side in (BIDS, ASKS):
                 for price, size in levels[side]:
                     if self.reported[side].get(price, Decimal(0)) != size:
@@ -83,11 +86,19 @@ class NaiveBook:
         self.newest = age
         self.cts = message["cts"]
         self.heard_at = heard_at
+        self.stale_in_a_row = 0
         bid, ask = self.best(BIDS), self.best(ASKS)
         if bid and ask and bid[0] >= ask[0]:
             self.usable = False
             return "hole"
         return "applied"
+
+    def _stale(self, heard_at: int) -> str:
+        self.stale_in_a_row += 1
+        if self.stale_in_a_row >= 10 and heard_at > self.heard_at + 2000:
+            self.usable = False
+            return "hole"
+        return "stale"
 
     def available(self, side: str) -> dict[Decimal, Decimal]:
         taken = self.taken[side]
@@ -98,6 +109,11 @@ class NaiveBook:
         }
 
     def best(self, side: str) -> tuple[Decimal, Decimal] | None:
+        if side not in self._best:
+            self._best[side] = self._find_best(side)
+        return self._best[side]
+
+    def _find_best(self, side: str) -> tuple[Decimal, Decimal] | None:
         taken = self.taken[side]
         prices = [price for price, size in self.reported[side].items() if size != taken.get(price)]
         if not prices:
@@ -106,6 +122,7 @@ class NaiveBook:
         return price, self.reported[side][price] - taken.get(price, 0)
 
     def take(self, side: str, price: Decimal, size: Decimal) -> None:
+        self._best.clear()
         self.taken[side][price] = self.taken[side].get(price, Decimal(0)) + size
         assert self.taken[side][price] <= self.reported[side][price], "more was taken than was displayed"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bybit_stream import FAILURES_IN_A_ROW, PACE_WHILE_FAILING, ConnectionBudget, depth
+from bybit_stream import FAILURES_IN_A_ROW, MOST_AT_ONCE, PACE_WHILE_FAILING, ConnectionBudget, depth
 from config import Config
 
 
@@ -13,6 +13,7 @@ def test_connections_stay_within_the_budget_of_every_window() -> None:
     for now in (0.0, 1.0, 2.0):
         assert budget.wait(now) == 0
         budget.take(now)
+        budget.succeeded()
     assert budget.wait(2.5) == 7.5
     assert budget.wait(10.0) == 0
     budget.take(10.0)
@@ -37,6 +38,16 @@ def test_tries_share_one_pace_while_none_works() -> None:
     budget.take(7.0)
     budget.succeeded()
     assert budget.wait(7.0) == 0
+
+
+def test_only_so_many_are_made_at_once() -> None:
+    budget = ConnectionBudget()
+    for _ in range(MOST_AT_ONCE):
+        assert budget.wait(0.0) == 0
+        budget.take(0.0)
+    assert budget.wait(0.0) > 0
+    budget.failed(reached=True)
+    assert budget.wait(0.0) == 0
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,10 @@ class Tap:
         self._channel.connection.process_data_events(0.02)
         return self._messages
 
+    def clear(self) -> None:
+        """Forget what came so far."""
+        self.take().clear()
+
     def wait(self, condition: Callable[[list[Any]], object], what: str = "") -> list[Any]:
         wait_for(lambda: condition(self.take()), what)
         return list(self._messages)
@@ -597,9 +601,11 @@ def test_a_subscription_waits_for_an_exchange_that_is_away(home: Home, fault: st
 def test_a_kept_subscription_that_is_refused_later_is_tried_on(home: Home) -> None:
     collector = home.collector()
     collector.subscribe(SPOT)
+    tap = home.tap("signal")
+    tap.wait(bool)
+    tap.clear()
     home.exchange.fault("refuse_subscription", **SPOT, count=2)
     home.exchange.fault("drop", **SPOT)
-    tap = home.tap("signal")
     tap.wait(lambda m: any(one["type"] == "snapshot" for one in m), "pushes again")
     assert collector.subscriptions == {"spot": [{"symbol": "BTCUSDT", "matching_key": "a"}]}
 

@@ -41,8 +41,8 @@ def prices(book: OrderBook) -> tuple[Any, Any]:
     return best_bid(book).price, best_ask(book).price
 
 
-def level(level: Level) -> tuple[str, str]:
-    return str(level.price), str(level.left)
+def left_of(level: Level) -> tuple[Any, Any]:
+    return level.price, level.left
 
 
 # --- snapshots and deltas ------------------------------------------------------------------------
@@ -440,16 +440,16 @@ def test_delta_with_the_same_size_does_not_bring_it_back() -> None:
 def test_delta_with_another_size_brings_it_back_whole(size: str) -> None:
     book = taken_book()
     apply(book, "delta", 11, [("100", size)], [("101", size)])
-    assert level(best_bid(book)) == ("100", size)
-    assert level(best_ask(book)) == ("101", size)
+    assert left_of(best_bid(book)) == (100, Decimal(size))
+    assert left_of(best_ask(book)) == (101, Decimal(size))
 
 
 def test_removal_and_return_of_the_same_size_bring_it_back() -> None:
     book = taken_book()
     apply(book, "delta", 11, [("100", "0")], [("101", "0")])
     apply(book, "delta", 12, [("100", "1")], [("101", "1.5")])
-    assert level(best_bid(book)) == ("100", "1")
-    assert level(best_ask(book)) == ("101", "1.5")
+    assert left_of(best_bid(book)) == (100, 1)
+    assert left_of(best_ask(book)) == (101, Decimal("1.5"))
 
 
 def test_removal_and_return_in_one_delta_bring_it_back() -> None:

@@ -77,11 +77,13 @@ class Feed:
         self._u = 100
         self._time = 1000
         self._seq = 5000
-        self._sent: list[dict[str, Any]] = []
+        self._sent: list[tuple[dict[str, Any], int]] = []
 
-    def message(self, step: BookStep, key: str = "a") -> dict[str, Any]:
+    def message(self, step: BookStep, now: int, key: str = "a") -> tuple[dict[str, Any], int]:
+        """Return a message and when it was published; a copy may have been published anew."""
         if step.what == "copy" and self._sent:
-            return self._sent[step.number % len(self._sent)]
+            message, published = self._sent[step.number % len(self._sent)]
+            return message, now if step.restart else published
         self._time += 10
         self._seq = step.number if step.restart else self._seq + 3
         self._u = 1 if step.restart else max(self._u + step.u_step, 0)
@@ -100,8 +102,8 @@ class Feed:
             "channel": self._instrument.channel,
             "matching_key": key,
         }
-        self._sent.append(message)
-        return message
+        self._sent.append((message, now))
+        return message, now
 
 
 def assert_same_book(book: OrderBook, naive: NaiveBook) -> None:
@@ -121,7 +123,9 @@ def test_book_is_as_a_naive_book_after_any_messages_and_takes(steps: list[BookSt
     feed = Feed()
     book, naive = OrderBook(), NaiveBook()
     stale = holes = 0
-    for heard_at, step in enumerate(steps):
+    now = 0
+    for step in steps:
+        now += 10 * step.number
         if step.what == "take":
             side, name = ((book.bids, BIDS), (book.asks, ASKS))[step.number % 2]
             best = side.best()
@@ -130,7 +134,7 @@ def test_book_is_as_a_naive_book_after_any_messages_and_takes(steps: list[BookSt
                 naive.take(name, best.price, size)
                 side.take(best, size)
         else:
-            message = feed.message(step)
+            message, heard_at = feed.message(step, now)
             outcome = book.apply(decode_book(msgspec.json.encode(message)), heard_at)
             assert outcome.name.lower() == naive.apply(message, heard_at)
             stale += outcome is Outcome.STALE
@@ -167,7 +171,7 @@ def market_steps(draw: st.DrawFn) -> MarketStep:
     step = BookStep(
         draw(st.sampled_from(["delta", "delta", "delta", "snapshot", "snapshot", "copy"])),
         draw(st.sampled_from([1] * 12 + [0, 2])),
-        False,
+        draw(st.integers(0, 19).map(lambda number: number == 0)),
         [(str(middle - distance), size) for distance, size in draw(near)],
         [(str(middle + distance), size) for distance, size in draw(near)],
         draw(st.integers(0, 40)),
@@ -208,9 +212,10 @@ class Rehearsal:
             self.market.now += step.milliseconds
             self.naive.now += step.milliseconds
         else:
-            message = self._feeds[step.instrument].message(step.book, step.key)
-            self.market.apply(decode_book(msgspec.json.encode(message)))
-            self.naive.on_message(message, self.naive.now)
+            feed = self._feeds[step.instrument]
+            message, heard_at = feed.message(step.book, self.market.now, step.key)
+            self.market.apply(decode_book(msgspec.json.encode(message)), heard_at)
+            self.naive.on_message(message, heard_at)
 
     def _answer(self, order: Order) -> Reply:
         assert order.spread_id is not None
@@ -333,7 +338,7 @@ class Ledger:
             if not fits:
                 return "invalid order: spread_id"
         for leg, after in self._after(order).items():
-            if abs(after) > self.limit and abs(after) > abs(self.exposure.get(leg, 0)):
+            if abs(after) > self.limit and abs(after) > abs(self.exposure.get(leg, Fraction(0))):
                 return "risk limit exceed"
         return "order placed"
 
