@@ -444,6 +444,10 @@ class Stream:
         match self.phase:
             case Phase.WAITING:
                 wait = max(self._due - now, self._surroundings.budget.wait(now))
+                if wait > LONGEST_PAUSE:
+                    logger.info(
+                        "%s: next try in %.0f s, for the limit of new connections", self.instrument, wait
+                    )
                 if wait > 0:
                     return wait
                 self._connect(now)

@@ -1,9 +1,9 @@
 """pika's asyncio connection with a short way for what is nearly all of the traffic.
 
 For each message that comes pika decodes three frames, a method and a table into objects and looks for
-callbacks a dozen times; for each that goes it makes three writes. Here a delivery that is whole in the buffer goes
-straight to its consumer, with properties that are decoded when somebody asks for them, and a message goes out
-in one write. Everything else, a delivery that is not whole included, goes pika's own way.
+callbacks a dozen times; for each that goes it makes three writes. Here a delivery that is whole in the buffer
+goes straight to its consumer, with properties that are decoded when somebody asks for them, and a message
+goes out in one write. Everything else, a delivery that is not whole included, goes pika's own way.
 
 The methods and attributes with an underscore are pika's: the exact pin of its version keeps them so.
 """
@@ -23,10 +23,13 @@ from pika.spec import Basic, BasicProperties
 RECEIVE_BYTES = 65_536  # of one read; pika's are 4096
 
 # AMQP 0-9-1, 4.2.3: type, channel, size, then the payload and an end octet.
-_METHOD, _HEADER, _BODY, _END = 1, 2, 3, 206
+_METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
 _method_start = struct.Struct(">BHIIB").unpack_from  # ... class and method, length of the consumer tag
 _header_start = struct.Struct(">BHIHHQ").unpack_from  # ... class, weight, body size
 _body_start = struct.Struct(">BHI").unpack_from
+_method_head = struct.Struct(">BHII").pack
+_header_head = struct.Struct(">BHIHHQ").pack
+_body_head = struct.Struct(">BHI").pack
 _tags = struct.Struct(">QBB").unpack_from  # delivery tag, redelivered, length of the exchange's name
 _DELIVER = Basic.Deliver.INDEX
 _PUBLISHED_AT = b"\x0cpublished_atl"  # a header's name, and the type of a 64-bit number
@@ -74,8 +77,13 @@ def published_at(properties: BasicProperties) -> object:
     return (properties.headers or {}).get("published_at")
 
 
-class LeanConnection(AsyncioConnection):
+_Pika: Any = AsyncioConnection  # its stubs name only what is public
+
+
+class LeanConnection(_Pika):  # type: ignore[misc]
     """An AsyncioConnection that spends less on each message."""
+
+    _frame_buffer: bytes
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = RECEIVE_BYTES  # noqa: SLF001
@@ -109,7 +117,7 @@ class LeanConnection(AsyncioConnection):
             _, _, header_size, _, _, body_size = _header_start(data, header)
             body = header + 8 + header_size
             kind, _, size = _body_start(data, body)
-            end = body + 8 + size
+            end: int = body + 8 + size
             if kind != _BODY or size != body_size or data[end - 1] != _END:
                 return at
             after_tag = at + 12 + length
@@ -120,16 +128,32 @@ class LeanConnection(AsyncioConnection):
             routing_key = data[key + 1 : header - 1].decode()
         except (struct.error, IndexError, UnicodeDecodeError):
             return at
-        channel = self._channels[number]
-        on_message = channel._consumers.get(tag)  # noqa: SLF001
-        if on_message is None or tag in channel._cancelled:  # noqa: SLF001
+        channel = self._channels.get(number)
+        if channel is None or tag in channel._cancelled or tag not in channel._consumers:  # noqa: SLF001
             return at
         deliver = Basic.Deliver(tag, delivery_tag, bool(redelivered), exchange, routing_key)
         self.frames_received += 3
         self.bytes_received += end - at
         properties = DeliveredProperties(data[header + 19 : body - 1])
-        on_message(channel, deliver, properties, data[body + 7 : end - 1])
+        channel._consumers[tag](channel, deliver, properties, data[body + 7 : end - 1])  # noqa: SLF001
         return end
+
+    def _send_message(self, channel_number: int, method_frame: Any, content: tuple[Any, bytes]) -> None:
+        properties, body = content
+        if not 0 < len(body) <= self._body_max_length:
+            super()._send_message(channel_number, method_frame, content)
+            return
+        method = b"".join(method_frame.encode())
+        header = b"".join(properties.encode())
+        frames = (
+            _method_head(_METHOD, channel_number, 4 + len(method), method_frame.INDEX) + method,
+            _header_head(_HEADER, channel_number, 12 + len(header), properties.INDEX, 0, len(body)) + header,
+            _body_head(_BODY, channel_number, len(body)) + body,
+        )
+        data = b"\xce".join((*frames, b""))
+        self.frames_sent += 3
+        self.bytes_sent += len(data)
+        self._adapter_emit_data(data)
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         data = b"".join(marshaled_frames)

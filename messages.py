@@ -40,6 +40,7 @@ MOST_DECIMALS = 100_000
 # Numbers as the exchange writes them, within the bounds by their length alone; and all that we take.
 _PLAIN_DECIMAL = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?").fullmatch
 _DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?").fullmatch
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]").search
 _BIGINT = 2**63 - 1
 
 
@@ -113,7 +114,7 @@ def decode_book(body: bytes) -> BookMessage:
 
 def storable(text: str) -> bool:
     """Tell whether a database text can hold `text`: JSON can spell NUL and lone surrogates, it cannot."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+    return _UNSTORABLE(text) is None
 
 
 def decimal_levels(levels: Sequence[tuple[str, str]]) -> Levels:
@@ -282,6 +283,9 @@ def decode_reply(body: bytes) -> Reply:
 QUESTION = msgspec.json.encode({"action": LIST_OPEN_SPREADS})
 
 
+_decode_numbers = json.JSONDecoder(parse_float=Decimal, parse_constant=Decimal).decode
+
+
 def decode_request(body: bytes) -> Order | None:
     """Return the order in `body`, or None where it is the question for the open spreads.
 
@@ -290,7 +294,7 @@ def decode_request(body: bytes) -> Order | None:
     if len(body) > MAX_ORDER_BYTES:
         raise InvalidMessage(f"body: expected at most {MAX_ORDER_BYTES} bytes, was {len(body)}")
     try:
-        fields = json.loads(body, parse_float=Decimal, parse_constant=Decimal)
+        fields = _decode_numbers(body.decode())
     except (ValueError, RecursionError, InvalidOperation) as error:
         raise InvalidMessage(f"body: expected JSON, was not: {error}") from None
     if not isinstance(fields, dict):

@@ -212,7 +212,7 @@ class TradingEngineService:
                     self._journal.forget(pending[-1].execution_id)
                 engine = new_engine()
                 await self._database.run(partial(store.replay, engine.recover))
-            except (DatabaseAway, RowsRefused, JournalTaken, Superseded) as error:
+            except (DatabaseAway, RowsRefused, JournalTaken, Superseded, sqlite3.Error, OSError) as error:
                 waiting.warn("no order is answered before the state is read: %s", error)
             else:
                 return engine
@@ -308,13 +308,18 @@ class TradingEngineService:
             await self._unstored.wait()
             await asyncio.sleep(pause)
             store, journal = self._store, self._journal
-            if journal is None or not (pending := journal.pending(STORE_AT_ONCE)):
-                self._unstored.clear()
-                continue
             try:
+                if journal is None or not (pending := journal.pending(STORE_AT_ONCE)):
+                    self._unstored.clear()
+                    continue
                 await self._database.run(partial(store.add, pending))
+                if self._journal is journal:
+                    journal.forget(pending[-1].execution_id)
             except (DatabaseAway, RowsRefused) as error:
                 outage.warn("executions wait in the journal for the database: %s", error)
+                pause = min(max(pause, 0.05) * 2, LONGEST_PAUSE)
+            except sqlite3.Error as error:
+                outage.warn("the journal can't be cleared of what is stored: %s", error)
                 pause = min(max(pause, 0.05) * 2, LONGEST_PAUSE)
             except Superseded as error:
                 logger.warning("executions stay in the journal: %s", error)
@@ -326,17 +331,20 @@ class TradingEngineService:
                 if pause > STORE_PAUSE:
                     outage.over("executions are stored again")
                 pause = STORE_PAUSE
-                if self._journal is journal:
-                    journal.forget(pending[-1].execution_id)
         await asyncio.Event().wait()
 
     async def _sync(self) -> None:
         """Bring the journal to the disk every `SYNC_SECONDS` in which it grew."""
+        outage = RepeatedWarning()
         while True:
             await asyncio.sleep(SYNC_SECONDS)
             if self._unsynced and self._journal is not None:
                 self._unsynced = False
-                await self._disk.run(self._journal.sync)
+                try:
+                    await self._disk.run(self._journal.sync)
+                except sqlite3.Error as error:
+                    self._unsynced = True
+                    outage.warn("the journal can't be brought to the disk: %s", error)
 
     async def _finish(self) -> None:
         """Take no more orders, answer those that were taken, store what the database takes at once."""
@@ -394,8 +402,21 @@ async def _until(condition: Callable[[], bool], seconds: float) -> None:
         await asyncio.sleep(0.01)
 
 
+def check_journal_path() -> None:
+    """End the process with one line where no journal can be kept."""
+    try:
+        Config.JOURNAL_PATH.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        path = str(Config.JOURNAL_PATH)
+        raise SystemExit(
+            f"setting JOURNAL_PATH: expected a folder to write in, was {path!r}: {error}"
+        ) from None
+
+
 def main() -> None:
     """Run the trading engine service."""
+    if Config.DUMP_ORDER_TO_DB:
+        check_journal_path()
     run_service("trading engine", TradingEngineService().serve)
 
 

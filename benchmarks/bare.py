@@ -81,7 +81,7 @@ def echo(channel: Channel, _: Callable[[], None], queue: str) -> None:
 
 
 def publish(channel: Channel, done: Callable[[], None], count: str, size: str, in_flight: str) -> None:
-    """Publish COUNT bodies of SIZE bytes to both feed queues, persistent and confirmed, IN_FLIGHT at a time."""
+    """Publish COUNT bodies of SIZE bytes to both feed queues, persistent, IN_FLIGHT unconfirmed."""
     most, window = int(count), int(in_flight)
     properties = BasicProperties(delivery_mode=2, headers={"CC": [SIGNAL], "published_at": 1723161255608})
     body = b"x" * int(size)

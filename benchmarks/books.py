@@ -79,16 +79,17 @@ def run(*, quick: bool) -> list[Row]:
     ends: dict[str, tuple[float, float]] = {}
 
     def ours(messages: list[BookMessage]) -> None:
-        book = OrderBook(consecutive=True)
+        book = OrderBook()
+        bid = ask = None
         for message in messages:
             book.apply(message, 0)
             bid, ask = book.bids.best(), book.asks.best()
-        assert bid is not None
-        assert ask is not None
-        ends["ours"] = float(bid.price), float(ask.price)
+        check(bid and ask, "a side of the book is empty")
+        ends["ours"] = float(bid.price) if bid else 0.0, float(ask.price) if ask else 0.0
 
     def theirs(messages: list[dict[str, Any]]) -> None:
         book = _SortedDictBook()
+        best = 0.0, 0.0
         for message in messages:
             book.apply(message["data"], message["type"])
             best = book.best()
@@ -121,5 +122,3 @@ def run(*, quick: bool) -> list[Row]:
             note=f"json + SortedDict {thousands(1e6 / with_json, 'msg/s')}",
         ),
     ]
-
-

@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from exchange.synthetic import SyntheticMarket
 from pika.spec import BasicProperties
+
+from exchange.synthetic import SyntheticMarket
 
 HERE = Path(__file__).resolve().parent.parent
 RECORDINGS = (HERE / os.environ.get("BLACKBIRD_SHARED", "../shared") / "recordings").resolve()
@@ -22,7 +23,7 @@ Topics = list[tuple[str, str]]
 
 def properties(queue: str) -> BasicProperties:
     """Return properties like the collector's, for a message to one queue alone."""
-    headers = {"CC": [queue], "published_at": 1_723_161_255_608}
+    headers: dict[str, Any] = {"CC": [queue], "published_at": 1_723_161_255_608}
     return BasicProperties(delivery_mode=2, content_type="application/json", headers=headers)
 
 

@@ -10,12 +10,13 @@ import time
 import uuid
 from decimal import Decimal
 
+from pika.spec import BasicProperties
+
 from benchmarks.place import Place, place, wait_until
 from benchmarks.raw_broker import RawBroker
 from benchmarks.results import Row, check, median, progress, thousands
 from benchmarks.ticks import verdicts
 from messaging import ORDERS
-from pika.spec import BasicProperties
 
 READY = "ready: "
 WARM_UP = 200
@@ -58,9 +59,7 @@ class Client:
         raw.consume(self._replies)
 
     def frames(self, body: bytes, number: int) -> bytes:
-        properties = BasicProperties(
-            delivery_mode=2, reply_to=self._replies, correlation_id=f"{number:032}"
-        )
+        properties = BasicProperties(delivery_mode=2, reply_to=self._replies, correlation_id=f"{number:032}")
         return self._raw.frames("", self._queue, body, properties)
 
     def ask(self, body: bytes, number: int) -> float:
@@ -101,7 +100,8 @@ class Market:
     def check_rows(self, there: Place) -> None:
         """Wait until all is stored, and check that it is all and adds up."""
         statement = (
-            "SELECT count(*), count(DISTINCT order_id), sum(flux) FROM bybit.\"order\" WHERE symbol_name LIKE 'BTC%%'"
+            'SELECT count(*), count(DISTINCT order_id), sum(flux) FROM bybit."order"'
+            " WHERE symbol_name LIKE 'BTC%%'"
         )
         expected = (2 * self.placed, self.placed, Decimal(PRICE_DIFFERENCE * self.placed))
         wait_until(lambda: there.space.query(statement)[0][0] >= expected[0], "orders in the database", 30)
@@ -159,7 +159,7 @@ def run(*, quick: bool) -> list[Row]:
             check(service.stop() == 0, "the engine did not end in order")
 
             progress(f"orders: {REMEMBERED} remembered")
-            there.space.query(f"UPDATE bybit.\"order\" SET execution_id = execution_id + {REMEMBERED}")  # noqa: S608
+            there.space.query('UPDATE bybit."order" SET execution_id = execution_id + %s', REMEMBERED)
             there.space.query(REMEMBER, REMEMBERED)
             begin = time.perf_counter()
             there.space.start("trading_engine", ready=READY)

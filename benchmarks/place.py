@@ -1,4 +1,4 @@
-"""Where a benchmark runs: a virtual host and a database of its own, the services and ceilings as processes."""
+"""Where a benchmark runs: a virtual host and a database of its own, services and ceilings as processes."""
 
 from __future__ import annotations
 

@@ -100,11 +100,12 @@ def _burst(quick: bool) -> Row:
         drained_after = time.time() - end
         pipeline.check_rows()
     most = max(burst.most_waiting.values())
+    rate = thousands(burst.pushes / burst.seconds, "updates/s")
     return Row(
         f"burst of ten times the rate, {seconds:.0f} s",
         f"drained {drained_after:.1f} s after it was stored",
         "",
-        note=f"{thousands(burst.pushes / burst.seconds, 'updates/s')}, at most {most} waiting, no row missing",
+        note=f"{rate}, at most {most} waiting, no row missing",
     )
 
 

@@ -1,7 +1,7 @@
 """A book message that crosses, until its order is on the `orders` queue, against a bare relay.
 
-The benchmark publishes, and takes the order as the trading engine would. One measurement of ours and one of the
-relay take turns, so that whatever else the machine does falls on both.
+The benchmark publishes, and takes the order as the trading engine would. One measurement of ours and one of
+the relay take turns, so that whatever else the machine does falls on both.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ import time
 from decimal import Decimal
 from typing import Any
 
+from pika.spec import BasicProperties
+
 from benchmarks import machine, market
 from benchmarks.place import Place, place
 from benchmarks.raw_broker import Delivery, RawBroker
@@ -18,7 +20,6 @@ from benchmarks.results import Row, check, median, progress, thousands
 from benchmarks.storage import consumed
 from exchange.synthetic import SyntheticMarket
 from messaging import ORDERS, SIGNAL
-from pika.spec import BasicProperties
 
 NOTHING_OPEN = b'{"status":"ACK","info":"open spreads","open_spreads":[]}'
 PLACED = b'{"status":"ACK","info":"order placed"}'

@@ -55,6 +55,10 @@ class BrokerProxy:
         """Let nothing through any more, without a word to either side."""
         self._passing.clear()
 
+    def go_on(self) -> None:
+        """Let everything through again."""
+        self._passing.set()
+
     def _accept(self) -> None:
         while True:
             try:

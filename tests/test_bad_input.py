@@ -1,4 +1,4 @@
-"""Garbage on every queue: it is put aside with a reason or answered clearly, and the good traffic is all there."""
+"""Garbage on every queue: put aside with a reason or answered clearly, and the good traffic is all there."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def wrong_books() -> list[bytes]:
         bodies += [changed(good, path, value) for value in (..., *WRONG_NUMBERS)]
     for path in (["topic"], ["type"], ["channel"], ["matching_key"], ["data", "s"]):
         bodies += [changed(good, path, value) for value in (..., *WRONG_TEXTS)]
-    for value in (..., None, 7, "text", [], {}):
-        bodies.append(changed(good, ["data"], value))
+    no_data: list[Any] = [..., None, 7, "text", [], {}]
+    bodies += [changed(good, ["data"], value) for value in no_data]
     for side in ("b", "a"):
         levels: list[Any] = [
             ...,
@@ -172,8 +172,8 @@ def test_garbage_on_signal_is_put_aside_and_the_books_stay_right(place: Workspac
     signal.wait_for_line("the trading engine has")
     feed = BookFeed(place)
     feed.apart_pair(size="3")
-    garbage = wrong_books()
-    garbage += mutated(random.Random(10), encode(book_message("NOBODY", 3, matching_key="other")), 200)
+    wrong = wrong_books()
+    garbage = wrong + mutated(random.Random(10), encode(book_message("NOBODY", 3, matching_key="other")), 200)
     for body in garbage:
         feed.publish("signal", body)
     feed.book("spot", "BTCUSDT", [("105", "0.5")], [], kind="delta")
@@ -184,7 +184,7 @@ def test_garbage_on_signal_is_put_aside_and_the_books_stay_right(place: Workspac
         ("sell", 105, Decimal("0.5")),
     ]
     letters = dead_letters(place, "signal")
-    assert [body for _, body in letters[: len(wrong_books())]] == wrong_books()
+    assert [body for _, body in letters[: len(wrong)]] == wrong
     assert all(reason for reason, _ in letters)
     assert signal.stop() == 0
     assert "Traceback" not in signal.output
@@ -255,15 +255,11 @@ def wrong_orders() -> list[tuple[bytes, str]]:
     for name in ("buy", "sell"):
         bodies += [(changed(good, [name], value), name) for value in (..., *legs)]
     bodies.append((changed(good, ["sell"], good["buy"]), "sell"))
-    bodies += [
-        (changed(good, ["action"], value), "action")
-        for value in (..., None, 7, [], {}, "open spread", "\ud800")
-    ]
+    actions: list[Any] = [..., None, 7, [], {}, "open spread", "\ud800"]
+    bodies += [(changed(good, ["action"], value), "action") for value in actions]
+    identifiers: list[Any] = [True, 7, [], {}, "", "x" * 300, "nul\0", "\ud800"]
     for name in ("order_id", "spread_id"):
-        bodies += [
-            (changed(good, [name], value), name)
-            for value in (True, 7, [], {}, "", "x" * 300, "nul\0", "\ud800")
-        ]
+        bodies += [(changed(good, [name], value), name) for value in identifiers]
     return bodies
 
 

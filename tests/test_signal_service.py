@@ -50,7 +50,8 @@ def open_one(engine: EngineStandIn, feed: BookFeed) -> dict[str, Any]:
     return engine.execute()
 
 
-def test_crossed_books_open_a_spread(signal: Service, engine: EngineStandIn, feed: BookFeed) -> None:
+@pytest.mark.usefixtures("signal")
+def test_crossed_books_open_a_spread(engine: EngineStandIn, feed: BookFeed) -> None:
     linear = feed.book("linear", "BTCPERP", [("99", "2")], [("100", "0.75"), ("101.5", "1")])
     spot = feed.book("spot", "BTCUSDT", [("101.25", "3")], [("102", "2")])
     before = now_ms()
@@ -76,8 +77,9 @@ def test_crossed_books_open_a_spread(signal: Service, engine: EngineStandIn, fee
     assert not engine.asked
 
 
+@pytest.mark.usefixtures("signal")
 def test_spread_closes_when_the_exit_costs_less_than_the_entry_earned(
-    signal: Service, engine: EngineStandIn, feed: BookFeed
+    engine: EngineStandIn, feed: BookFeed
 ) -> None:
     opened = open_one(engine, feed)
     feed.book("spot", "BTCUSDT", [("99", "2")], [("99.5", "1.5")])
@@ -147,9 +149,8 @@ def test_answer_that_stays_away_is_asked_for_with_the_same_id_and_books_are_kept
     assert order["spread_id"] == first.order["spread_id"]
 
 
-def test_messages_that_follow_wait_while_an_order_is_out(
-    signal: Service, engine: EngineStandIn, feed: BookFeed
-) -> None:
+@pytest.mark.usefixtures("signal")
+def test_messages_that_follow_wait_while_an_order_is_out(engine: EngineStandIn, feed: BookFeed) -> None:
     feed.crossed_pair(size="1")
     first = engine.next_order()
     feed.book("spot", "BTCUSDT", [("105", "1")], [("106", "1")])
@@ -161,8 +162,9 @@ def test_messages_that_follow_wait_while_an_order_is_out(
     assert second["ts_buy"] > first.order["ts_buy"]
 
 
+@pytest.mark.usefixtures("signal")
 def test_refused_order_changes_nothing_and_is_not_repeated_on_the_same_books(
-    signal: Service, engine: EngineStandIn, feed: BookFeed
+    engine: EngineStandIn, feed: BookFeed
 ) -> None:
     feed.crossed_pair()
     engine.reply(engine.next_order(), {"status": "NOT ACK", "info": "order not placed"})
@@ -216,8 +218,9 @@ def test_time_of_publishing_that_lies_in_the_future_does_not_keep_a_book_young(
     assert engine.execute()["action"] == "Open Spread"
 
 
+@pytest.mark.usefixtures("signal")
 def test_hole_stops_trading_and_asks_for_a_snapshot(
-    place: Workspace, signal: Service, engine: EngineStandIn, feed: BookFeed
+    place: Workspace, engine: EngineStandIn, feed: BookFeed
 ) -> None:
     resync = place.channel()
     queue = resync.queue_declare("", exclusive=True).method.queue
@@ -255,8 +258,9 @@ def test_instrument_that_a_map_leaves_out_is_not_traded_until_a_map_names_it(
     assert engine.execute()["sell_price"] == 122
 
 
+@pytest.mark.usefixtures("engine")
 def test_newest_map_alone_counts_at_start_though_garbage_came_after_it(
-    place: Workspace, engine: EngineStandIn, feed: BookFeed
+    place: Workspace, feed: BookFeed
 ) -> None:
     signal = place.start_signal()
     feed.subscriptions(spot=["OLD"])
@@ -281,8 +285,9 @@ def test_newest_map_alone_counts_at_start_though_garbage_came_after_it(
     assert asked == {"BTCUSDT", "BTCPERP"}
 
 
+@pytest.mark.usefixtures("signal")
 def test_another_matching_key_moves_the_instrument_to_another_group(
-    place: Workspace, signal: Service, engine: EngineStandIn, feed: BookFeed
+    place: Workspace, engine: EngineStandIn, feed: BookFeed
 ) -> None:
     feed.book("linear", "BTCPERP", [("99", "1")], [("100", "1")], matching_key="b")
     feed.book("spot", "BTCUSDT", [("101", "1")], [("102", "1")])
@@ -292,7 +297,7 @@ def test_another_matching_key_moves_the_instrument_to_another_group(
 
 
 def test_stop_waits_for_the_answer_of_the_order_that_is_out(
-    place: Workspace, signal: Service, engine: EngineStandIn, feed: BookFeed
+    signal: Service, engine: EngineStandIn, feed: BookFeed
 ) -> None:
     feed.crossed_pair()
     asked = engine.next_order()

@@ -33,7 +33,7 @@ DEADLINE = 20.0
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str = "", seconds: float = DEADLINE) -> T:
+def wait_for(condition: Callable[[], T | None], what: str = "", seconds: float = DEADLINE) -> T:
     """Return the condition's first true value; fail when there was none in time."""
     deadline = time.monotonic() + seconds
     while True:

@@ -1,0 +1,46 @@
+"""The collector's publisher on a file of messages, in a process of its own: `publishing.py FILE`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from feed_publisher import FeedPublisher  # noqa: E402
+from messages import Instrument  # noqa: E402
+from messaging import Session, keep_session  # noqa: E402
+
+MOST_AHEAD = 2000
+
+
+async def main(bodies: list[bytes]) -> None:
+    """Publish all and print the seconds until the broker has confirmed the last one."""
+    publisher = FeedPublisher(lambda _: None)
+    instrument = Instrument("spot", "BTCUSDT")
+
+    async def serve(session: Session) -> None:
+        await session.declare_feed()
+        await publisher.start(session)
+
+    connection = asyncio.create_task(keep_session(serve))
+    while not publisher.is_up:
+        await asyncio.sleep(0.01)
+    begin, used = time.perf_counter(), time.process_time()
+    for number, body in enumerate(bodies):
+        publisher.publish_book(instrument, body, int(time.time() * 1000))
+        if number % 50 == 0:  # pushes do not come all at once either
+            await asyncio.sleep(0)
+        while publisher.backlog > MOST_AHEAD:
+            await asyncio.sleep(0.001)
+    await publisher.drain(60)
+    seconds = time.perf_counter() - begin
+    print(json.dumps({"seconds": seconds, "cpu": time.process_time() - used, "dropped": publisher.dropped}))
+    connection.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]).read_bytes().splitlines()))
