@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from datetime import datetime, tzinfo
+from datetime import MAXYEAR, datetime, tzinfo
 from typing import Any, Self
 
 import pika.data
@@ -47,10 +47,10 @@ class _Timestamp(datetime):
         try:
             return super().fromtimestamp(timestamp, tz)
         except (ValueError, OverflowError, OSError):
-            return cls.max.replace(tzinfo=tz)
+            return cls(MAXYEAR, 12, 31, tzinfo=tz)
 
 
-pika.data.datetime = _Timestamp  # type: ignore[misc]  # it is a class to the type checker
+pika.data.datetime = _Timestamp  # type: ignore[attr-defined]
 
 
 class DeliveredProperties(BasicProperties):

@@ -11,7 +11,6 @@ from enum import Enum, auto
 
 from messages import EXACT, BookMessage, Levels, decimal_levels
 
-
 # A stream that goes on for so long with update ids below the book's is not the one that the book came from.
 STALLED_MESSAGES = 10
 STALLED_MS = 2000
@@ -151,7 +150,7 @@ class OrderBook:
         bids = decimal_levels(data.b)
         asks = decimal_levels(data.a)
         if message.type == "snapshot":
-            # A copy that the broker or the collector sent again; whatever its u, a new one is published later.
+            # A copy that was sent again: a new one is published later, whatever its u.
             if (
                 heard_at <= self.heard_at
                 and message.cts < self.cts

@@ -2,22 +2,31 @@
 
     uv run benchmarks/soak.py --minutes 20 --seed 1
 
-Runs a broker and a database of its own, the local exchange and the four services, and breaks one of them
-every few seconds. At the end the market rests, and these must hold:
+Runs a broker and a database of its own, the local exchange, the four services, and a stranger who competes
+with the signal engine for the same exposure; breaks one of them every few seconds. At the end the market
+rests, and these must hold:
 
 - every update that the broker was given is stored once, level by level, and nothing else is
+- each of them is a push of the exchange, as it was sent
 - two rows an execution; exposure is -sum(flux) and PnL sum(flux), as added up here row by row
 - no exposure was ever beyond the limit
-- the trading engine lists as open what the rows leave open, and answers a known order with its first answer
-- every service that was asked to end did so within 5 s with exit status 0
+- the trading engine lists as open what the rows leave open, and begins with their exposure and PnL when it
+  is started again
+- what the stranger knows as ACKed is executed once, what he knows as refused is not; asked again, each of his
+  orders gets the answer that it got
+- every service that was asked to end did so within 5 s with exit status 0, and none met an error that nobody
+  had thought of
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import random
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,13 +35,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import pika.exceptions
+
 from exchange.process import ExchangeProcess
 from tests.broker_faults import connections, cut
-from tests.live_system import SERVICES, SUBSCRIPTIONS, LiveSystem, ServerPair
-from tests.order_client import ACK, Accounts, OrderClient, new_order
-from tests.workspace import wait_for, workspace
+from tests.live_system import SERVICES, SUBSCRIPTIONS, LiveSystem, ServerPair, update_of
+from tests.order_client import ACK, Accounts, OrderClient, new_order, random_orders, state_at_start
+from tests.workspace import Workspace, connect, wait_for, workspace
 
-LIMIT = Decimal(1_000_000)
+# Low enough that the limit is met all the time.
+LIMIT = Decimal(100_000)
 LONGEST_FAULT_SECONDS = 8.0
 SECONDS_BETWEEN = 4.0
 SETTLE_SECONDS = 120.0
@@ -56,12 +68,65 @@ EXCHANGE_FAULTS: tuple[tuple[str, dict[str, object]], ...] = (
 )
 
 
+class Stranger(threading.Thread):
+    """Another program that trades, and asks for each order again until it knows.
+
+    Some of its closes name no spread, and reduce those of the signal engine.
+    """
+
+    def __init__(self, place: Workspace, rng: random.Random) -> None:
+        super().__init__()
+        self.outcomes: dict[str, dict[str, object]] = {}
+        self.orders: dict[str, dict[str, object]] = {}
+        self.failure: Exception | None = None
+        self._place = place
+        self._rng = rng
+        self._left: list[dict[str, object]] = []
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Trade until told to end, over as many connections as it takes."""
+        try:
+            while not self._over.is_set():
+                with contextlib.suppress(pika.exceptions.AMQPError, OSError):
+                    self._trade(OrderClient(self._place))
+                self._over.wait(0.3)
+        except Exception as error:  # noqa: BLE001 - it is raised where the thread is joined
+            self.failure = error
+
+    def end(self) -> None:
+        """Stop trading; raises what went wrong."""
+        self._over.set()
+        self.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def _trade(self, client: OrderClient) -> None:
+        while not self._over.is_set():
+            if not self._left:
+                self._left = list(random_orders(self._rng, 50))
+            order = self._left[0]
+            order_id = str(order["order_id"])
+            client.send(order, order_id)
+            asked = time.monotonic()
+            while order_id not in client.replies and time.monotonic() < asked + 0.7:
+                client.pump(0.05)
+                if self._over.is_set():
+                    return
+            if order_id in client.replies:
+                self.orders[order_id] = order
+                self.outcomes[order_id] = client.answer(order_id)
+                self._left.pop(0)
+                self._over.wait(self._rng.uniform(0, 0.1))
+
+
 class Soak:
     """Breaks things, one at a time, and counts what it broke."""
 
     def __init__(self, system: LiveSystem, servers: ServerPair, rng: random.Random) -> None:
         self.system = system
         self.servers = servers
+        self.stranger = Stranger(system.place, random.Random(rng.random()))
         self.rng = rng
         self.done: Counter[str] = Counter()
         self.slow_stops: list[str] = []
@@ -73,7 +138,11 @@ class Soak:
             self.second_of_a_kind,
             self.cut_connections,
             self.restart_broker,
+            self.fill_broker_memory,
+            self.delete_orders_queue,
             self.stop_database,
+            self.lock_tables,
+            self.reset_database_sessions,
             self.break_exchange,
             self.break_exchange,
             self.change_subscription,
@@ -139,6 +208,36 @@ class Soak:
             self.system.start("trading_engine", ready=False)
         return "database away, engine killed" if crash else "database away"
 
+    def fill_broker_memory(self) -> str:
+        """Have the broker think for a while that it is short of memory."""
+        self.servers.setup("rabbitmqctl", "set_vm_memory_high_watermark", "0")
+        time.sleep(self.rng.uniform(0, LONGEST_FAULT_SECONDS))
+        self.servers.setup("rabbitmqctl", "set_vm_memory_high_watermark", "0.4")
+        return "broker short of memory"
+
+    def delete_orders_queue(self) -> str:
+        """Delete the queue of the orders, with what is in it."""
+        channel = self.system.place.channel()
+        channel.queue_delete("orders")
+        channel.connection.close()
+        return "orders queue deleted"
+
+    def lock_tables(self) -> str:
+        """Lock both tables for a while."""
+        with contextlib.closing(connect(self.system.place.environment, self.system.place.name)) as session:
+            session.autocommit = False
+            session.cursor().execute('LOCK TABLE bybit.orderbook, bybit."order" IN ACCESS EXCLUSIVE MODE')
+            time.sleep(self.rng.uniform(0, LONGEST_FAULT_SECONDS))
+            session.rollback()
+        return "tables locked"
+
+    def reset_database_sessions(self) -> str:
+        """Close the database's sessions with the services."""
+        self.system.place.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'blackbird %'"
+        )
+        return "database sessions reset"
+
     def break_exchange(self) -> str:
         """Switch one of the exchange's faults."""
         name, given = self.rng.choice(EXCHANGE_FAULTS)
@@ -167,6 +266,7 @@ class Soak:
 
     def run(self, seconds: float) -> None:
         """Break one thing after the other for so many seconds."""
+        self.stranger.start()
         began = time.monotonic()
         while (now := time.monotonic() - began) < seconds:
             what = self.rng.choice(self.faults)()
@@ -181,8 +281,9 @@ class Soak:
             service.go_on()
             if service.process.poll() is not None:
                 raise AssertionError(f"{name} ended by itself:\n{service.output[-2000:]}")
-        self.system.wait_until_it_works()
         self.system.exchange.post("/faults/clear")
+        self.system.wait_until_it_works()
+        self.stranger.end()
         self.system.exchange.post("/pause")
         wait_for(self.system.is_stored, "every published update stored", SETTLE_SECONDS)
         self.system.check_storage()
@@ -207,9 +308,46 @@ class Soak:
         for order_id in self.rng.sample(accounts.orders, min(20, len(accounts.orders))):
             # Known by its id alone: whatever else it says, it is answered again and trades nothing.
             assert client.ask(new_order(order_id=order_id)) == ACK
+        self.check_stranger(client, accounts)
         assert self.system.executions() == len(accounts.orders)
+        self.system.services["trading_engine"].kill()
+        self.system.start("trading_engine")
+        begun_with = state_at_start(self.system.services["trading_engine"])
+        assert begun_with == (accounts.pnl, accounts.exposure), begun_with
         assert not self.slow_stops, self.slow_stops
+        self.check_logs()
         return accounts
+
+    def check_stranger(self, client: OrderClient, accounts: Accounts) -> None:
+        """Fail unless the stranger's orders are executed as he knows, and are answered to him as before."""
+        acked = {order_id for order_id, answer in self.stranger.outcomes.items() if answer == ACK}
+        executed = set(accounts.orders)
+        assert acked <= executed, f"{len(acked - executed)} orders ACKed and not executed"
+        refused = self.stranger.outcomes.keys() - acked
+        assert not refused & executed, f"{len(refused & executed)} orders refused and executed"
+        again = client.settle(self.stranger.orders.values(), again=5, in_flight=100)
+        assert again == self.stranger.outcomes, "an order got another answer than the first"
+
+    def check_logs(self) -> None:
+        """Fail where a service met an error that nobody had thought of."""
+        logs = sorted(self.system.place.folder.glob("*.log"))
+        astray = [log.name for log in logs if "Traceback" in log.read_text(errors="replace")]
+        assert not astray, f"tracebacks in {astray}: {logs[0].parent}"
+
+
+def check_pushes(system: LiveSystem, record: Path) -> int:
+    """Fail unless each published update is a push of the exchange, unchanged; return how many it sent."""
+    sent: dict[object, str] = {}
+    with record.open() as lines:
+        for line in lines:
+            push = json.loads(line)
+            sent[update_of({**push["message"], "channel": push["category"]})] = line
+    for update, body in system.published.items():
+        assert update in sent, f"published, but not by the exchange: {body[:300]!r}"
+        message = json.loads(body)
+        del message["channel"], message["matching_key"]
+        assert message == json.loads(sent[update])["message"], f"changed on its way: {body[:300]!r}"
+    return len(sent)
 
 
 def main() -> None:
@@ -227,9 +365,12 @@ def main() -> None:
         servers = ServerPair(Path(folder))
         try:
             servers.setup("start")
+            record = Path(folder) / "sent.ndjson"
+            market = ("--rate", options.rate, "--seed", str(options.seed), "--record", str(record))
+            settings = {"MAX_BOOK_AGE_MS": "3000", "MAX_RISK_OPEN_POSITION": str(LIMIT)}
             with (
-                ExchangeProcess("--rate", options.rate, "--seed", str(options.seed)) as exchange,
-                workspace(Path(folder), MAX_BOOK_AGE_MS="3000", **servers.settings) as place,
+                ExchangeProcess(*market) as exchange,
+                workspace(Path(folder), **settings, **servers.settings) as place,
             ):
                 system = LiveSystem(place, exchange)
                 system.start(*SERVICES)
@@ -238,15 +379,17 @@ def main() -> None:
                 soak = Soak(system, servers, random.Random(options.seed))
                 soak.run(options.minutes * 60)
                 accounts = soak.settle()
-                counters = exchange.get("/counters")
+                exchange.stop()
+                sent = check_pushes(system, record)
                 print(
                     f"\nseed {options.seed}, {options.minutes:g} minutes, {sum(soak.done.values())} faults:"
                 )
                 for what, count in sorted(soak.done.items()):
                     print(f"  {count:4}  {what}")
-                print(f"pushes of the exchange       {counters['sent']:>12,}")
+                print(f"updates sent by the exchange {sent:>12,}")
                 print(f"updates published and stored {len(system.published):>12,}")
                 print(f"executions                   {len(accounts.orders):>12,}")
+                print(f"orders of the stranger       {len(soak.stranger.outcomes):>12,}")
                 print(f"PnL                          {accounts.pnl:>12,f}")
                 print(f"largest exposure             {accounts.largest:>12,f}")
                 print("everything held")

@@ -84,7 +84,7 @@ class LiveSystem:
         channel.queue_declare("watch", durable=True)
         channel.queue_bind("watch", "data_feeder", "storage")
         channel.connection.close()
-        self.published: dict[Update, dict[str, Any]] = {}
+        self.published: dict[Update, bytes] = {}
 
     def start(self, *names: str, ready: bool = True) -> None:
         """Start services, and wait until they are at work."""
@@ -99,7 +99,7 @@ class LiveSystem:
 
     def request(self, path: str, body: dict[str, str] | None = None) -> tuple[int, Any]:
         """Ask the collector; return status and answer, (0, None) where it does not listen."""
-        request = urllib.request.Request(  # noqa: S310 - the collector's own address
+        request = urllib.request.Request(
             f"http://127.0.0.1:{self._port}{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
@@ -132,8 +132,7 @@ class LiveSystem:
             _, _, body = channel.basic_get("watch", auto_ack=True)
             if body is None:
                 break
-            message = json.loads(body)
-            self.published[update_of(message)] = message
+            self.published[update_of(json.loads(body))] = body
         channel.connection.close()
 
     def is_stored(self) -> bool:
@@ -144,8 +143,9 @@ class LiveSystem:
     def check_storage(self) -> None:
         """Fail unless the table holds each level of each published update once, and nothing else."""
         expected: Counter[Update] = Counter()
-        for update, message in self.published.items():
-            for side, levels in (("bid", message["data"]["b"]), ("ask", message["data"]["a"])):
+        for update, body in self.published.items():
+            data = json.loads(body)["data"]
+            for side, levels in (("bid", data["b"]), ("ask", data["a"])):
                 for price, size in levels:
                     expected[(*update, side, Decimal(price), Decimal(size))] += 1
         stored = Counter(

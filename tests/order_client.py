@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -12,11 +13,12 @@ from typing import Any
 
 import pika
 
-from tests.workspace import DEADLINE, Workspace, encode
+from tests.workspace import DEADLINE, Service, Workspace, encode
 
 LINEAR = ["linear", "BTCPERP"]
 SPOT = ["spot", "BTCUSDT"]
 ACK = {"status": "ACK", "info": "order placed"}
+READY = re.compile(r"ready: (\d+) orders known, PnL (\S+), (\d+) spreads open, exposure (\{.*\})")
 
 
 def new_order(**changes: Any) -> dict[str, Any]:
@@ -184,6 +186,13 @@ class Accounts:
         assert spread["quantity"] >= 0, f"more closed than was open of {spread}"
         if not spread["quantity"]:
             del self._spreads[spread["spread_id"]]
+
+
+def state_at_start(engine: Service) -> tuple[Decimal, dict[tuple[str, str], Decimal]]:
+    """Return PnL and exposures with which an engine has begun, as its log says them."""
+    _, pnl, _, exposure = READY.findall(engine.output)[-1]
+    legs = re.findall(r"'(\w+):(\w+)': '(\S+?)'", exposure)
+    return Decimal(pnl), {(channel, symbol): Decimal(amount) for channel, symbol, amount in legs}
 
 
 def random_orders(rng: random.Random, count: int) -> list[dict[str, Any]]:

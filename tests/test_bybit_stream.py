@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bybit_stream import FAILURES_IN_A_ROW, MOST_AT_ONCE, PACE_WHILE_FAILING, ConnectionBudget, depth
+from bybit_connection import FAILURES_IN_A_ROW, MOST_AT_ONCE, PACE_WHILE_FAILING, ConnectionBudget
+from bybit_stream import depth
 from config import Config
 
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import random
-import re
-from decimal import Decimal
 
 import pytest
 
 from tests.broker_faults import cut_all
 from tests.broker_proxy import BrokerProxy
-from tests.order_client import ACK, Accounts, OrderClient, closing, new_order, random_orders
-from tests.workspace import Service, Workspace, connect, wait_for
-
-READY = re.compile(r"ready: (\d+) orders known, PnL (\S+), (\d+) spreads open, exposure (\{.*\})")
+from tests.order_client import (
+    ACK,
+    Accounts,
+    OrderClient,
+    closing,
+    new_order,
+    random_orders,
+    state_at_start,
+)
+from tests.workspace import Workspace, connect, wait_for
 
 
 def executions(place: Workspace) -> int:
     return int(place.query('SELECT count(*) FROM bybit."order"')[0][0]) // 2
-
-
-def state_at_start(engine: Service) -> tuple[Decimal, dict[tuple[str, str], Decimal]]:
-    """Return PnL and exposures as the engine's log says them."""
-    _, pnl, _, exposure = READY.findall(engine.output)[-1]
-    legs = re.findall(r"'(\w+):(\w+)': '(\S+?)'", exposure)
-    return Decimal(pnl), {(channel, symbol): Decimal(amount) for channel, symbol, amount in legs}
 
 
 def give_back(place: Workspace) -> None:

@@ -72,8 +72,8 @@ def play(place: Workspace, recording: Path, speed: str) -> list[dict[str, Any]]:
         )
         subscribe(port, *SPOT)
         subscribe(port, *PERP)
-        wait_for(lambda: exchange.get("/counters")["finished"], "the recording played", 600)
-        sent = exchange.get("/counters")["sent"]
+        wait_for(lambda: bool(exchange.get("/counters")["finished"]), "the recording played", 600)
+        sent = int(exchange.get("/counters")["sent"])
         messages: list[dict[str, Any]] = []
 
         def all_seen() -> bool:
