@@ -46,8 +46,14 @@ def run_service(name: str, serve: Callable[[asyncio.Event], Awaitable[None]]) ->
 async def _serve(name: str, serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end(*_: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+
+    # Not by the loop, which lets go of its signals before the process is gone: a second one would kill it.
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        signal.signal(number, end)
     logger.info("%s starts", name)
     serving = asyncio.ensure_future(serve(stop))
     stopping = asyncio.ensure_future(stop.wait())

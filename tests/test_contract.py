@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import uuid
 from collections.abc import Iterator
 from decimal import Decimal
@@ -371,3 +372,18 @@ def test_service_that_still_waits_ends_by_itself_with_status_0(tmp_path: Path, s
         assert started.stop(seconds=5) == 0
     finally:
         place.close()
+
+
+@pytest.mark.parametrize("service", ["trading_engine", "data_storage", "signal"])
+def test_service_that_is_told_to_end_again_and_again_ends_with_status_0(
+    place: Workspace, service: str
+) -> None:
+    started = place.start(service, ready="connected to the broker")
+
+    def has_ended() -> bool:
+        started.process.send_signal(signal.SIGTERM)
+        started.process.send_signal(signal.SIGINT)
+        return started.process.poll() is not None
+
+    wait_for(has_ended)
+    assert started.process.returncode == 0
