@@ -6,17 +6,14 @@ Protocol: https://bybit-exchange.github.io/docs/v5/websocket/public/orderbook
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
 from decimal import Decimal
 from enum import Enum, auto
 
-from messages import EXACT, ZERO, BookMessage, Levels, decimal_levels
+from messages import EXACT, BookMessage, Levels, decimal_levels
 
 # A stream that goes on for so long with update ids below the book's is not the one that the book came from.
 STALLED_MESSAGES = 10
 STALLED_MS = 2000
-# Snapshots of so few levels a side (depth 1) are not worth comparing by their texts.
-FEW_LEVELS = 4
 
 
 class Level:
@@ -47,7 +44,7 @@ class Side:
     and comes back only when the exchange reports another size for it.
     """
 
-    __slots__ = ("_best", "_levels", "_prices", "_texts")
+    __slots__ = ("_best", "_levels", "_prices")
 
     def __init__(self, *, best_is_highest: bool) -> None:
         self._best = -1 if best_is_highest else 0
@@ -55,8 +52,6 @@ class Side:
         # A plain sorted list: at book sizes moving its tail is several times faster than what a SortedDict
         # does for an insertion (benchmarks/README.md).
         self._prices: list[Decimal] = []
-        # The levels as a snapshot wrote them, one text a price; empty where a delta has changed them since.
-        self._texts: dict[str, str] = {}
 
     def best(self) -> Level | None:
         """Return the best level that has something left for us."""
@@ -66,7 +61,6 @@ class Side:
         """Apply a delta's levels: absolute sizes, zero removes; removing what is not there is no error."""
         known = self._levels
         prices = self._prices
-        self._texts = {}
         for price, size in levels:
             level = known.get(price)
             if level is None:
@@ -82,41 +76,18 @@ class Side:
                 if not level.left:
                     insort(prices, price)
 
-    def difference(self, snapshot: Sequence[tuple[str, str]]) -> Levels:
-        """Return as a delta what a snapshot changes; raises InvalidMessage."""
-        if len(snapshot) > FEW_LEVELS and self._texts:
-            changes = self._text_difference(snapshot)
-            if changes is not None:
-                return changes
-        levels = dict(decimal_levels(snapshot))
-        return [*[(price, ZERO) for price in self._levels if price not in levels], *levels.items()]
-
-    def remember(self, snapshot: Sequence[tuple[str, str]]) -> None:
-        """Keep the texts of the snapshot that this side is now, to compare the next one with."""
-        if len(snapshot) > FEW_LEVELS:
-            texts = dict(snapshot)
-            self._texts = texts if len(texts) == len(self._levels) else {}
-
-    def holds(self, levels: Levels) -> bool:
-        """Tell whether a delta of these levels would change nothing."""
-        known = self._levels
-        return all((known[price].size if price in known else ZERO) == size for price, size in levels)
-
-    def _text_difference(self, snapshot: Sequence[tuple[str, str]]) -> Levels | None:
-        """Return what a snapshot changes, by its texts; None where a price is in it twice.
-
-        Snapshots in a row share most of their levels, and texts are compared in a quarter of the time.
-        """
-        before = self._texts
-        after = dict(snapshot)
-        changed = dict(decimal_levels([level for level in snapshot if before.get(level[0]) != level[1]]))
-        gone = decimal_levels([(text, "0") for text in before if text not in after])
-        # The same price may be spelled differently now.
-        gone = [level for level in gone if level[0] not in changed]
-        added = sum(price not in self._levels for price in changed)
-        if not len(before) - len(gone) + added == len(after) == len(snapshot):
-            return None
-        return [*gone, *changed.items()]
+    def replace(self, levels: Levels) -> None:
+        """Put a snapshot's levels in place; what we took of a level of the same size stays taken."""
+        before = self._levels
+        after: dict[Decimal, Level] = {}
+        for price, size in levels:
+            if not size:
+                after.pop(price, None)
+                continue
+            level = before.get(price)
+            after[price] = level if level is not None and level.size == size else Level(price, size)
+        self._levels = after
+        self._prices = sorted([price for price, level in after.items() if level.left])
 
     def take(self, level: Level, size: Decimal) -> None:
         """Take `size` of `level`; without effect where the exchange has reported another size since."""
@@ -176,8 +147,9 @@ class OrderBook:
         Raises InvalidMessage on levels that are no prices and sizes; the book is then as before.
         """
         data = message.data
+        bids = decimal_levels(data.b)
+        asks = decimal_levels(data.a)
         if message.type == "snapshot":
-            bids, asks = self.bids.difference(data.b), self.asks.difference(data.a)
             # A copy that was sent again: a new one is published later, whatever its u.
             if (
                 heard_at <= self.heard_at
@@ -186,25 +158,16 @@ class OrderBook:
                 and data.u < self.update_id
             ):
                 self.stale += 1
-                self._stale_in_a_row += 1
-                if self._stale_in_a_row >= STALLED_MESSAGES and heard_at > self.heard_at + STALLED_MS:
-                    return self._hole()
                 return Outcome.STALE
             # Depth 1 repeats its snapshot every 3 s. A snapshot with u = 1 comes after a restart of the
             # exchange's service and is a copy only if it holds what the book holds.
-            unchanged = data.u == self.update_id and (
-                data.u != 1 or (self.bids.holds(bids) and self.asks.holds(asks))
-            )
-            if self.usable and unchanged:
+            if self.usable and data.u == self.update_id and (data.u != 1 or self._holds(bids, asks)):
                 self.heard_at = max(self.heard_at, heard_at)
                 return Outcome.REPEATED
-            self.bids.update(bids)
-            self.asks.update(asks)
-            self.bids.remember(data.b)
-            self.asks.remember(data.a)
+            self.bids.replace(bids)
+            self.asks.replace(asks)
             self.usable = True
         else:
-            bids, asks = decimal_levels(data.b), decimal_levels(data.a)
             if not self.usable:
                 return Outcome.WAITING
             if data.u > self.update_id + 1 and self._consecutive:
@@ -235,6 +198,9 @@ class OrderBook:
         """Let nobody trade on the book before the next snapshot."""
         self.usable = False
 
+    def _holds(self, bids: Levels, asks: Levels) -> bool:
+        return self.bids.reported() == _present(bids) and self.asks.reported() == _present(asks)
+
     def _crossed(self) -> bool:
         bid = self.bids.best()
         ask = self.asks.best()
@@ -244,3 +210,7 @@ class OrderBook:
         self.usable = False
         self.holes += 1
         return Outcome.HOLE
+
+
+def _present(levels: Levels) -> dict[Decimal, Decimal]:
+    return {price: size for price, size in dict(levels).items() if size}

@@ -97,7 +97,8 @@ class Stranger(threading.Thread):
     def end(self) -> None:
         """Stop trading; raises what went wrong."""
         self._over.set()
-        self.join()
+        if self.is_alive():
+            self.join()
         if self.failure is not None:
             raise self.failure
 
@@ -234,7 +235,8 @@ class Soak:
     def reset_database_sessions(self) -> str:
         """Close the database's sessions with the services."""
         self.system.place.query(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'blackbird %'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'blackbird %%'"
         )
         return "database sessions reset"
 
@@ -377,8 +379,11 @@ def main() -> None:
                 system.subscribe()
                 system.wait_until_it_works()
                 soak = Soak(system, servers, random.Random(options.seed))
-                soak.run(options.minutes * 60)
-                accounts = soak.settle()
+                try:
+                    soak.run(options.minutes * 60)
+                    accounts = soak.settle()
+                finally:
+                    soak.stranger.end()
                 exchange.stop()
                 sent = check_pushes(system, record)
                 print(

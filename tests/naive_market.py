@@ -51,7 +51,7 @@ class NaiveBook:
         if message["type"] == "snapshot":
             older = all(mine > other for mine, other in zip(self.newest, age, strict=True))
             if older and heard_at <= self.heard_at:
-                return self._stale(heard_at)
+                return "stale"
             fresh = {side: {p: s for p, s in dict(levels[side]).items() if s != 0} for side in levels}
             if self.usable and u == self.u and (u != 1 or fresh == self.reported):
                 self.heard_at = max(self.heard_at, heard_at)
@@ -73,7 +73,11 @@ class NaiveBook:
                 if u == 1:
                     self.usable = False
                     return "hole"
-                return self._stale(heard_at)
+                self.stale_in_a_row += 1
+                if self.stale_in_a_row >= 10 and heard_at > self.heard_at + 2000:
+                    self.usable = False
+                    return "hole"
+                return "stale"
             for side in (BIDS, ASKS):
                 for price, size in levels[side]:
                     if self.reported[side].get(price, Decimal(0)) != size:
@@ -92,13 +96,6 @@ class NaiveBook:
             self.usable = False
             return "hole"
         return "applied"
-
-    def _stale(self, heard_at: int) -> str:
-        self.stale_in_a_row += 1
-        if self.stale_in_a_row >= 10 and heard_at > self.heard_at + 2000:
-            self.usable = False
-            return "hole"
-        return "stale"
 
     def available(self, side: str) -> dict[Decimal, Decimal]:
         taken = self.taken[side]

@@ -48,7 +48,7 @@ def test_killed_again_and_again_in_mid_stream_every_message_is_stored_once(
 ) -> None:
     rng = random.Random(8)
     storage = place.start_storage()
-    for _ in range(8):
+    for _ in range(6):
         stream.send(rng.randint(50, 300))
         # At any moment of the work: waiting, gathering, copying, between commit and acknowledgement.
         if rng.random() < 0.5:

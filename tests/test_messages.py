@@ -289,6 +289,8 @@ def test_endless_number_is_refused_in_few_words() -> None:
 
 def test_numbers_stay_right_when_more_were_seen_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "MOST_DECIMALS", 10)
+    messages._PRICES.clear()
+    messages._SIZES.clear()
     for number in [*range(1, 50), *range(1, 50)]:
         assert decimal_levels([(f"{number}.5", f"{number}")]) == [(D(number) + D("0.5"), D(number))]
         assert len(messages._PRICES) <= 10

@@ -152,7 +152,10 @@ def test_zero_size_in_a_snapshot_is_no_level() -> None:
 
 def test_the_last_of_two_sizes_for_one_price_counts() -> None:
     book = full_book()
-    apply(book, "delta", 11, [("100", "0"), ("100", "4"), ("99", "7"), ("99", "0")])
+    levels = [("100", "0"), ("100", "4"), ("99", "7"), ("99", "0"), ("98", "3")]
+    apply(book, "delta", 11, levels)
+    assert book.bids.reported() == decimals({"100": "4", "98": "3"})
+    apply(book, "snapshot", 12, levels)
     assert book.bids.reported() == decimals({"100": "4", "98": "3"})
 
 
@@ -284,6 +287,20 @@ def test_stream_that_goes_on_below_the_book_s_id_makes_it_wait_for_a_snapshot() 
     assert book.apply(book_message("snapshot", 20, BIDS, ASKS), began + 3001) is Outcome.APPLIED
 
 
+def test_stale_messages_before_one_that_is_applied_do_not_count_against_the_book() -> None:
+    book = full_book(1000)
+    for n in range(1, 40):
+        u = 1000 + n // 9 if n % 9 == 0 else 10
+        assert book.apply(book_message("delta", u), book.heard_at + 2001) is not Outcome.HOLE
+
+
+def test_stream_below_the_book_s_id_is_given_two_seconds() -> None:
+    book = full_book(1000)
+    for n in range(1, 30):
+        assert book.apply(book_message("delta", 10 + n), book.heard_at + 2000) is Outcome.STALE
+    assert book.apply(book_message("delta", 50), book.heard_at + 2001) is Outcome.HOLE
+
+
 def test_many_old_copies_do_not_spoil_the_book() -> None:
     book = full_book(1000)
     outcomes = [book.apply(book_message("delta", 10 + n), book.heard_at) for n in range(1, 40)]
@@ -294,9 +311,11 @@ def test_many_old_copies_do_not_spoil_the_book() -> None:
 @pytest.mark.parametrize("clock", ["cts", "seq", "u"])
 def test_snapshot_that_is_newer_by_one_clock_is_no_old_copy(clock: str) -> None:
     book = full_book(10)
-    numbers = {"cts": 5, "seq": 5, "u": 5, clock: 11}
+    apply(book, "delta", 11)
+    numbers = {"cts": 5, "seq": 5, "u": 5, clock: 11 if clock != "u" else 12}
     u = numbers.pop("u")
-    assert book.apply(book_message("snapshot", u, [("90", "1")], **numbers), 20) is Outcome.APPLIED  # type: ignore[arg-type]
+    published = book.heard_at
+    assert book.apply(book_message("snapshot", u, [("90", "1")], **numbers), published) is Outcome.APPLIED  # type: ignore[arg-type]
 
 
 # --- restart of the exchange's service (u = 1) ---------------------------------------------------
@@ -326,11 +345,19 @@ def test_snapshot_with_u_1_that_holds_what_the_book_holds_changes_nothing(bids: 
     assert book.version == version
 
 
-def test_snapshot_with_u_1_that_differs_in_its_asks_alone_replaces_the_book() -> None:
+@pytest.mark.parametrize(("bid", "ask"), [("90", "92"), ("89", "91")])
+def test_snapshot_with_u_1_that_differs_on_one_side_replaces_the_book(bid: str, ask: str) -> None:
     book = OrderBook()
     apply(book, "snapshot", 1, [("90", "1")], [("91", "1")], time=10)
-    assert apply(book, "snapshot", 1, [("90", "1")], [("92", "1")], time=20) is Outcome.APPLIED
-    assert best_ask(book).price == 92
+    assert apply(book, "snapshot", 1, [(bid, "1")], [(ask, "1")], time=20) is Outcome.APPLIED
+    assert prices(book) == (Decimal(bid), Decimal(ask))
+
+
+def test_snapshot_with_u_1_that_takes_a_level_back_replaces_the_book() -> None:
+    book = OrderBook()
+    apply(book, "snapshot", 1, [("90", "1")], [("91", "1")], time=10)
+    assert apply(book, "snapshot", 1, [("90", "1"), ("90", "0")], [("91", "1")], time=20) is Outcome.APPLIED
+    assert book.bids.best() is None
 
 
 @pytest.mark.parametrize("last", [1, 2, 5000])
@@ -523,6 +550,91 @@ def test_take_after_the_level_was_removed_changes_nothing() -> None:
     apply(book, "delta", 11, [("100", "0")])
     book.bids.take(ordered, Decimal(1))
     assert book.bids.available() == decimals({"99": "2", "98": "3"})
+
+
+# --- snapshots of many levels, one after the other -----------------------------------------------
+
+MANY = [(str(price), "1") for price in range(100, 90, -1)]
+
+
+def follow(*changes: Any) -> OrderBook:
+    """Return a book after a snapshot of MANY bids, a take of the best, and the same with `changes`."""
+    book = OrderBook()
+    apply(book, "snapshot", 10, MANY)
+    book.bids.take(best_bid(book), Decimal(1))
+    after = [(price, size) for price, size in {**dict(MANY), **dict(changes)}.items() if size != "gone"]
+    assert apply(book, "snapshot", 11, after) is Outcome.APPLIED
+    return book
+
+
+def test_snapshot_like_the_last_one_changes_nothing() -> None:
+    book = follow()
+    assert book.bids.reported() == decimals(dict(MANY))
+    assert best_bid(book).price == 99
+
+
+def test_snapshot_with_one_other_size_changes_that_level() -> None:
+    book = follow(("95", "7"), ("100", "2"))
+    assert book.bids.reported() == decimals({**dict(MANY), "95": "7", "100": "2"})
+    assert left_of(best_bid(book)) == (100, 2)
+
+
+def test_snapshot_with_levels_more_and_less_has_those_levels() -> None:
+    book = follow(("95", "gone"), ("101", "3"), ("90", "1"))
+    expected = {**dict(MANY), "101": "3", "90": "1"}
+    del expected["95"]
+    assert book.bids.reported() == decimals(expected)
+    assert best_bid(book).price == 101
+
+
+def test_snapshot_with_one_level_less_lets_it_come_back_whole() -> None:
+    book = follow(("100", "gone"))
+    apply(book, "snapshot", 12, MANY)
+    assert left_of(best_bid(book)) == (100, 1)
+
+
+def test_snapshot_that_spells_a_price_differently_has_the_same_level() -> None:
+    book = follow(("100", "gone"), ("100.0", "1.00"))
+    assert book.bids.reported() == decimals(dict(MANY))
+    assert best_bid(book).price == 99
+    apply(book, "snapshot", 12, [*MANY[1:], ("100.00", "2")])
+    assert left_of(best_bid(book)) == (100, 2)
+
+
+def test_snapshot_with_a_price_twice_has_its_last_size() -> None:
+    assert follow(("100.0", "3")).bids.reported()[Decimal(100)] == 3
+    book = OrderBook()
+    apply(book, "snapshot", 10, MANY)
+    apply(book, "snapshot", 11, [*MANY, ("100", "4")])
+    assert book.bids.reported() == decimals({**dict(MANY), "100": "4"})
+    apply(book, "snapshot", 12, [*MANY, ("100", "0"), ("99.0", "0")])
+    assert best_bid(book).price == 98
+    apply(book, "snapshot", 13, MANY)
+    assert book.bids.reported() == decimals(dict(MANY))
+
+
+def test_snapshot_after_deltas_is_compared_with_what_they_made() -> None:
+    book = OrderBook()
+    apply(book, "snapshot", 10, MANY)
+    apply(book, "delta", 11, [("100", "0"), ("99", "5"), ("101", "1")])
+    apply(book, "snapshot", 12, MANY)
+    assert book.bids.reported() == decimals(dict(MANY))
+
+
+def test_snapshot_with_a_zero_among_many_has_no_such_level() -> None:
+    book = follow(("95", "0"), ("200", "0"))
+    assert Decimal(95) not in book.bids.reported()
+    apply(book, "snapshot", 12, MANY)
+    assert book.bids.reported() == decimals(dict(MANY))
+
+
+def test_snapshot_with_one_wrong_level_among_many_changes_nothing() -> None:
+    book = OrderBook()
+    apply(book, "snapshot", 10, MANY)
+    for wrong in (("95", "-1"), ("x", "1"), ("0", "1"), ("1e99", "1")):
+        with pytest.raises(InvalidMessage):
+            apply(book, "snapshot", 11, [("100", "9"), *MANY[1:], wrong])
+        assert book.bids.reported() == decimals(dict(MANY))
 
 
 # --- numbers -------------------------------------------------------------------------------------

@@ -42,8 +42,10 @@ INSTRUMENTS = (SPOT, PERP, DATED)
 
 # Few prices and sizes, so that levels meet again; the sides overlap a little, so that books cross at times.
 sizes = st.sampled_from(["0", "0.1", "0.10", "0.3", "1", "1e0", "2.5"])
-bid_levels = st.lists(st.tuples(st.sampled_from(["1", "2", "3", "3.0", "4"]), sizes), max_size=4)
-ask_levels = st.lists(st.tuples(st.sampled_from(["4", "5", "6", "6.00", "7"]), sizes), max_size=4)
+bid_prices = st.sampled_from(["0.5", "1", "1.5", "2", "3", "3.0", "4"])
+ask_prices = st.sampled_from(["4", "5", "6", "6.00", "6.5", "7", "8"])
+bid_levels = st.lists(st.tuples(bid_prices, sizes), max_size=5)
+ask_levels = st.lists(st.tuples(ask_prices, sizes), max_size=5)
 rare = st.integers(0, 9).map(lambda number: number == 0)
 
 
@@ -78,6 +80,7 @@ class Feed:
         self._time = 1000
         self._seq = 5000
         self._sent: list[tuple[dict[str, Any], int]] = []
+        self._snapshot: tuple[list[Any], list[Any]] = [], []
 
     def message(self, step: BookStep, now: int, key: str = "a") -> tuple[dict[str, Any], int]:
         """Return a message and when it was published; a copy may have been published anew."""
@@ -87,14 +90,21 @@ class Feed:
         self._time += 10
         self._seq = step.number if step.restart else self._seq + 3
         self._u = 1 if step.restart else max(self._u + step.u_step, 0)
+        bids, asks = step.bids, step.asks
+        if step.what == "snapshot":
+            if step.number % 3:  # much like the snapshot before
+                bids, asks = self._snapshot[0][-9:] + bids, self._snapshot[1][-9:] + asks
+            if step.number % 5:  # each price once, as the exchange sends them
+                bids, asks = list(dict(bids).items()), list(dict(asks).items())
+            self._snapshot = bids, asks
         message = {
             "topic": f"orderbook.50.{self._instrument.symbol}",
             "type": "snapshot" if step.what in {"snapshot", "copy"} else "delta",
             "ts": self._time,
             "data": {
                 "s": self._instrument.symbol,
-                "b": step.bids,
-                "a": step.asks,
+                "b": bids,
+                "a": asks,
                 "u": self._u,
                 "seq": self._seq,
             },

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 
-from tests.workspace import Workspace, wait_for
+from tests.book_feed import dead_letters
+from tests.order_client import ACK, Accounts, OrderClient, new_order
+from tests.workspace import PYTHON, Service, Workspace, wait_for
 
 ORDER = {
     "order_id": "first",
@@ -34,3 +37,43 @@ def test_acked_order_is_two_rows(place: Workspace) -> None:
             "quantity": Decimal("0.25"),
         }
     ]
+
+
+CRASHES_ON_666 = """
+import trading_engine_service as service
+class CrashingEngine(service.TradingEngine):
+    def execute(self, order, request_key=None):
+        if order.size == 666:
+            raise ZeroDivisionError("a fault of the program")
+        return super().execute(order, request_key)
+service.TradingEngine = CrashingEngine
+service.main()
+"""
+
+
+def test_order_that_crashes_the_handler_is_tried_twice_and_put_aside_and_the_others_are_executed(
+    place: Workspace,
+) -> None:
+    log = place.folder / "crashing.log"
+    engine = Service([PYTHON, "-c", CRASHES_ON_666], place.environment, log)
+    try:
+        engine.wait_for_line("connected to the broker")
+        client = OrderClient(place)
+        good = [new_order(order_id=f"good {number}", spread_id=f"s {number}") for number in range(20)]
+        poison = new_order(order_id="poison", size=666)
+        for order in (*good[:10], poison, *good[10:]):
+            client.send(order, order["order_id"])
+        client.wait("poison", *(order["order_id"] for order in good))
+        assert client.answer("poison") == {"status": "NOT ACK", "info": "internal error"}
+        assert {str(client.answer(order["order_id"])) for order in good} == {str(ACK)}
+        assert engine.output.count("ZeroDivisionError: a fault of the program") == 2
+        assert client.ask(poison)["info"] == "internal error", "asked again, its first answer"
+        wait_for(lambda: sorted(Accounts(place).orders) == sorted(order["order_id"] for order in good))
+        assert client.open_spreads() == Accounts(place).open_spreads
+        letters = dead_letters(place, "orders")
+        assert [json.loads(body)["order_id"] for _, body in letters] == ["poison"]
+        assert "crashed the handler" in letters[0][0]
+        assert engine.stop() == 0
+    finally:
+        if engine.process.poll() is None:
+            engine.kill()
