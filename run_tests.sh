@@ -13,4 +13,5 @@ exec </dev/null
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-exec .venv/bin/python -m pytest "$@"
+# Three workers on two cores, for tests wait a lot; a file stays on one of them. Tests have a virtual host and a database of their own.
+exec .venv/bin/python -m pytest -n 3 --dist loadfile "$@"

@@ -191,21 +191,23 @@ def test_engine_overtaken_in_its_sleep_by_one_with_another_journal_reads_its_sta
     # Two checkouts on one broker and database: no common journal keeps them apart.
     client = OrderClient(place)
     with BrokerProxy(place) as proxy:
-        first = place.start_engine(JOURNAL_PATH=str(place.folder / "first"), RABBITMQ_PORT=proxy.port)
+        first = place.start_engine(
+            JOURNAL_PATH=str(place.folder / "first"), RABBITMQ_PORT=proxy.port, MAX_RISK_OPEN_POSITION="1000"
+        )
         assert client.ask(new_order()) == ACK
         wait_for(lambda: executions(place) == 1)
         first.pause()
         assert proxy.cut() == 1
         second = place.start_engine(JOURNAL_PATH=str(place.folder / "second"))
-        order = new_order()
+        order = new_order(size=8)
         assert client.settle([order])[order["order_id"]] == ACK
         wait_for(lambda: executions(place) == 2)
         second.kill()
         first.go_on()
+        assert client.ask(new_order(size=2))["info"] == "risk limit exceed"
         assert client.ask(order) == ACK
-        for _ in range(3):
-            assert client.ask(new_order()) == ACK
-        wait_for(lambda: executions(place) == 5)
+        assert client.ask(new_order(size=0.5)) == ACK
+        wait_for(lambda: executions(place) == 3)
         assert client.open_spreads() == Accounts(place).open_spreads
         assert first.stop() == 0
 

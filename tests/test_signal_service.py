@@ -214,8 +214,9 @@ def test_time_of_publishing_that_lies_in_the_future_does_not_keep_a_book_young(
     wait_for(lambda: now_ms() > began + 600 and ready(place, "signal") == 0)
     feed.book("spot", "BTCUSDT", [("103", "1")], [("104", "1")])
     engine.is_quiet_until(lambda: ready(place, "signal") == 0, "the message taken")
+    feed.book("spot", "BTCUSDT", [("99", "1")], [("104", "1")])
     feed.crossed_pair()
-    assert engine.execute()["action"] == "Open Spread"
+    assert engine.execute()["sell_price"] == 101, "the first order of all"
 
 
 @pytest.mark.usefixtures("signal")
@@ -289,7 +290,7 @@ def test_newest_map_alone_counts_at_start_though_garbage_came_after_it(
 def test_another_matching_key_moves_the_instrument_to_another_group(
     place: Workspace, engine: EngineStandIn, feed: BookFeed
 ) -> None:
-    feed.book("linear", "BTCPERP", [("99", "1")], [("100", "1")], matching_key="b")
+    feed.book("linear", "BTCPERP", [("99", "1")], [("100", "0.4")], matching_key="b")
     feed.book("spot", "BTCUSDT", [("101", "1")], [("102", "1")])
     engine.is_quiet_until(lambda: ready(place, "signal") == 0, "both taken")
     feed.book("linear", "BTCPERP", [("99", "1")], [("100", "3")], matching_key="a")
