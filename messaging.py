@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -314,20 +315,24 @@ async def keep_session(serve: Callable[[Session], Awaitable[None]]) -> None:
     outage = RepeatedWarning()
     while True:
         session = None
+        began = float("inf")
         try:
             session = await Session.open(connection_parameters())
             await serve(session)
             outage.over("connected to the broker at %s:%s", Config.RABBITMQ_HOST, Config.RABBITMQ_PORT)
+            began = time.monotonic()
             while not session.lost.done():
                 await asyncio.wait([session.lost], timeout=REDECLARE_SECONDS)
                 if session.is_open:
                     await session.declare_again()
-                    pause = SHORTEST_PAUSE
             session.lost.result()
         except QueueTaken as error:
             outage.warn("another process does this work already (%s); waiting until it ends", error)
             pause = LONGEST_PAUSE / 2
         except BrokerLost as error:
+            # A session that ends as soon as it is made must not be made again without end.
+            if time.monotonic() - began > pause:
+                pause = SHORTEST_PAUSE
             outage.warn(
                 "no broker at %s:%s (%s); trying again", Config.RABBITMQ_HOST, Config.RABBITMQ_PORT, error
             )

@@ -13,5 +13,6 @@ exec </dev/null
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# Three workers on two cores, for tests wait a lot; a file stays on one of them. Tests have a virtual host and a database of their own.
+# Three workers on two cores, for tests wait a lot. A file stays on one of them; each test has a virtual host
+# and a database of its own.
 exec .venv/bin/python -m pytest -n 3 --dist loadfile "$@"

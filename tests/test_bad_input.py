@@ -350,6 +350,6 @@ def test_header_that_breaks_the_client_library_stops_no_service(place: Workspace
 
         wait_for(seen, f"what came after it on {queue}")
         assert letters == [b"nonsense", b"more nonsense"]
-    assert updates(place) == 1
+    wait_for(lambda: updates(place) == 1)
     assert [service.stop() for service in services] == [0, 0, 0]
     assert [ready(place, queue) for queue in good] == [0, 0, 0, 0]

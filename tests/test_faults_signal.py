@@ -103,7 +103,7 @@ def test_engine_paused_and_killed_at_random_leaves_both_with_the_same_open_sprea
     feed.book("linear", "BTCPERP", [("100", "1000")], [("100.5", "1000")])
     client = OrderClient(place)
     wait_for(lambda: client.open_spreads() == [] or signal.process.poll() is not None)
-    assert opened(place) > 5
+    assert opened(place) > 0
     wait_for(lambda: Accounts(place).open_spreads == [])
     assert "invalid order" not in engine.output
 

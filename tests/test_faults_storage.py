@@ -57,6 +57,7 @@ def test_killed_again_and_again_in_mid_stream_every_message_is_stored_once(
         storage.kill()
         storage = place.start("data_storage")
     stream.wait_until_stored()
+    storage.wait_for_line("connected to the broker")
     assert storage.stop() == 0
     assert ready(place, "storage") == 0
 

@@ -24,6 +24,7 @@ import pytest
 
 from config import Config
 from launcher.__main__ import SERVICES
+from tests.workspace import management
 
 T = TypeVar("T")
 
@@ -569,7 +570,7 @@ def demo_name() -> Iterator[str]:
     subprocess.run(
         [setup, "psql", "-qc", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"], check=True, timeout=60
     )
-    subprocess.run([setup, "rabbitmqctl", "-q", "delete_vhost", name], check=True, timeout=60)
+    management(dict(os.environ), "DELETE", f"vhosts/{name}")
 
 
 def test_the_demo_trades_and_its_table_is_what_the_database_holds(tmp_path: Path, demo_name: str) -> None:

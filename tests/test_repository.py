@@ -267,9 +267,13 @@ def test_the_test_script_sets_up_checks_and_hands_its_arguments_to_pytest(tmp_pa
         status = subprocess.run(command, cwd="/", input=b"yes\n", env=environment, check=False).returncode
         return status, (tmp_path / "calls").read_text().splitlines()
 
+    pytest = "python -m pytest -n 3 --dist loadfile"
     checks = ["setup.sh ", "ruff check .", "ruff format --check .", "mypy "]
-    assert calls("run_tests.sh", "-k", "a b") == (0, [*checks, "python -m pytest -k a b"])
-    assert calls(".ci/run") == (0, [*checks, "python -m pytest"])
-    assert calls("run_tests.sh", broken="python") == (1, [*checks, "python -m pytest"])
+    assert calls("run_tests.sh", "-k", "a b") == (
+        0,
+        [*checks, f"{pytest} -k a b"],
+    )
+    assert calls(".ci/run") == (0, [*checks, pytest])
+    assert calls("run_tests.sh", broken="python") == (1, [*checks, pytest])
     assert calls("run_tests.sh", broken="mypy") == (1, checks)
     assert calls(".ci/run", broken="setup.sh") == (1, checks[:1])

@@ -757,6 +757,15 @@ def test_another_matching_key_moves_the_instrument_to_the_other_group() -> None:
     assert market.signal.groups == {"b": [DATED, PERP], "a": [SPOT]}
 
 
+def test_instrument_that_moved_is_not_traded_with_the_group_that_it_left() -> None:
+    market = Market()
+    market.snapshot(SPOT, [("50", "1")], [("100", "1")], key="a")
+    market.snapshot(PERP, [("90", "1")], [("200", "1")], key="a")
+    market.delta(PERP, [("105", "2")], [("50", "0")], key="b")
+    market.delta(SPOT, [], [("99", "1")], key="a")
+    assert market.sent == []
+
+
 def test_key_change_keeps_the_book_and_what_was_taken_of_it() -> None:
     market = crossed_market()
     market.delta(PERP, key="b")
