@@ -328,7 +328,6 @@ async def keep_session(serve: Callable[[Session], Awaitable[None]]) -> None:
             session.lost.result()
         except QueueTaken as error:
             outage.warn("another process does this work already (%s); waiting until it ends", error)
-            pause = LONGEST_PAUSE / 2
         except BrokerLost as error:
             # A session that ends as soon as it is made must not be made again without end.
             if time.monotonic() - began > pause:

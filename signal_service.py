@@ -197,6 +197,8 @@ class SignalService:
         self._taken = 0  # delivery tags
         self._worked_off = 0
         self._acknowledged = 0
+        # Another has the queue: the first time it may be what is left of our own last session.
+        self._overtaken = False
         self._outdated_maps = 0
         self._map: bytes | None = None  # the newest that could be understood
         self._map_spoiled = False  # what came after it is no map
@@ -240,10 +242,13 @@ class SignalService:
             # Whoever has this queue is the signal engine; a second one waits here.
             await session.consume(SUBSCRIPTION, self._take_subscriptions, exclusive=True)
         except QueueTaken:
-            # The other one takes the book messages, and trades.
-            for instrument in list(self.signal.books):
-                self.signal.distrust(instrument)
+            if self._overtaken:
+                # The other one takes the book messages, and trades.
+                for instrument in list(self.signal.books):
+                    self.signal.distrust(instrument)
+            self._overtaken = True
             raise
+        self._overtaken = False
         newest = await session.peek(LATEST_SUBSCRIPTION)
         if newest is not None and self._apply_subscriptions(newest[1]) is not None:
             self._outdated_maps = 0  # the newest is no map: one of those that wait counts

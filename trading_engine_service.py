@@ -137,6 +137,8 @@ class TradingEngineService:
         self._consumer: str | None = None
         self._inbox: list[Request] = []
         self._answering = asyncio.Lock()
+        # Another has the queue: the first time it may be what is left of our own last session.
+        self._overtaken = False
         self._arrived = asyncio.Event()
         self._unstored = asyncio.Event()
         self._unsynced = False
@@ -180,9 +182,12 @@ class TradingEngineService:
             try:
                 self._consumer = await session.consume(ORDERS, self._take, exclusive=True)
             except QueueTaken:
-                # The other one needs the journal, and makes history that is not known here.
-                await self._let_go()
+                if self._overtaken:
+                    # The other one needs the journal, and makes history that is not known here.
+                    await self._let_go()
+                self._overtaken = True
                 raise
+            self._overtaken = False
             if not await self._is_in_charge():
                 await self._let_go()
             if self._engine is None:

@@ -160,9 +160,9 @@ def test_cut_connections_neither_lose_nor_double_an_order(place: Workspace) -> N
             bid = rng.randint(96, 104)
             leg = rng.choice([("linear", "BTCPERP"), ("spot", "BTCUSDT")])
             feed.book(*leg, [(str(bid), "0.5")], [(str(bid + 1), "0.5")])
-            if number % 20 == 10:
+            if number % 50 == 20:
                 proxy.cut()
-            elif number % 20 == 15:
+            elif number % 50 == 30:
                 wait_for(lambda: ready(place, "signal") == 0)
         wait_for(lambda: ready(place, "signal") == 0 and ready(place, "orders") == 0)
         # Everything that is open closes: what the signal engine has is what the engine has.

@@ -134,6 +134,7 @@ def test_stopped_for_minutes_as_a_process_it_goes_on_where_it_was(place: Workspa
     assert storage.stop() == 0
 
 
+@pytest.mark.slow
 def test_two_storage_services_share_the_work(place: Workspace, stream: Stream) -> None:
     services = [place.start_storage(), place.start_storage()]
     stream.send(1000)
