@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import urllib.error
@@ -26,9 +27,10 @@ Update = tuple[Any, ...]
 def free_ports(count: int) -> list[int]:
     """Return ports that nobody listens on, outside the range that the kernel hands out."""
     found: dict[int, socket.socket] = {}
-    port = 21_000 + os.getpid() % 4000
+    # Anywhere in the range: tests that run side by side must not come upon the same ones.
+    chance = random.SystemRandom()
     while len(found) < count:
-        port += 1
+        port = chance.randint(21_000, 31_999)
         candidate = socket.socket()
         try:
             candidate.bind(("127.0.0.1", port))
