@@ -10,7 +10,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import EXCHANGE, FEED_QUEUES, QUEUE_ARGUMENTS
-from tests.workspace import Workspace, encode
+from tests.workspace import Workspace, encode, wait_for
 
 Side = Sequence[tuple[str, str]]
 
@@ -53,13 +53,14 @@ def declare_feed(channel: BlockingChannel) -> None:
 
 
 class BookFeed:
-    """Publishes to the exchange over one connection; each publish is confirmed."""
+    """Publishes to the exchange over one connection; each publish is confirmed, unless it is to be fast."""
 
-    def __init__(self, place: Workspace) -> None:
+    def __init__(self, place: Workspace, *, confirm: bool = True) -> None:
         self.place = place
         self.channel = place.channel()
         declare_feed(self.channel)
-        self.channel.confirm_delivery()
+        if confirm:
+            self.channel.confirm_delivery()
         self._last: dict[tuple[str, str], int] = {}
 
     def publish(self, key: str, body: bytes | dict[str, Any], **properties: Any) -> None:
@@ -113,6 +114,18 @@ def dead_letters(place: Workspace, queue: str) -> list[tuple[str, bytes]]:
             break
         letters.append((str((properties.headers or {})["reason"]), body))
     channel.connection.close()
+    return letters
+
+
+def await_dead_letters(place: Workspace, queue: str, count: int) -> list[tuple[str, bytes]]:
+    """Take dead letters of `queue` until there were so many."""
+    letters: list[tuple[str, bytes]] = []
+
+    def all_there() -> bool:
+        letters.extend(dead_letters(place, queue))
+        return len(letters) >= count
+
+    wait_for(all_there, f"{count} dead letters of {queue}")
     return letters
 
 

@@ -13,7 +13,7 @@ import pika
 import pytest
 from pika.spec import BasicProperties
 
-from tests.book_feed import BookFeed, book_message, dead_letters, ready, updates
+from tests.book_feed import BookFeed, await_dead_letters, book_message, dead_letters, ready, updates
 from tests.order_client import ACK, OrderClient, new_order
 from tests.workspace import Workspace, encode, wait_for
 
@@ -132,13 +132,13 @@ def test_garbage_on_storage_is_put_aside_with_its_reason_and_every_good_message_
     place: Workspace,
 ) -> None:
     storage = place.start_storage()
-    feed = BookFeed(place)
+    feed = BookFeed(place, confirm=False)
     garbage = wrong_books()
     for number, body in enumerate(garbage):
         feed.publish("storage", body)
         feed.publish("storage", book_message("GOOD", number, bids=[("1", "1")], cts=number))
     wait_for(lambda: updates(place) >= len(garbage), seconds=40)
-    letters = dead_letters(place, "storage")
+    letters = await_dead_letters(place, "storage", len(garbage))
     assert [body for _, body in letters] == garbage
     assert all(reason for reason, _ in letters)
     assert place.query("SELECT count(*), count(DISTINCT update_id) FROM bybit.orderbook") == [
@@ -151,7 +151,7 @@ def test_garbage_on_storage_is_put_aside_with_its_reason_and_every_good_message_
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutated_messages_neither_stop_storage_nor_spoil_the_good_ones(place: Workspace, count: int) -> None:
     storage = place.start_storage()
-    feed = BookFeed(place)
+    feed = BookFeed(place, confirm=False)
     good = encode(
         book_message("BTCUSDT", 5, bids=[("61837.24", "2")], asks=[("3e2", "4")], cts=1_723_161_255_600)
     )
@@ -183,7 +183,7 @@ def test_garbage_on_signal_is_put_aside_and_the_books_stay_right(place: Workspac
         ("buy", 100, Decimal("0.5")),
         ("sell", 105, Decimal("0.5")),
     ]
-    letters = dead_letters(place, "signal")
+    letters = await_dead_letters(place, "signal", len(wrong))
     assert [body for _, body in letters[: len(wrong)]] == wrong
     assert all(reason for reason, _ in letters)
     assert signal.stop() == 0
@@ -209,13 +209,7 @@ def test_garbage_on_subscription_is_put_aside_and_the_map_before_it_holds(place:
     ]
     for body in garbage:
         feed.publish("subscription", body)
-    letters: list[tuple[str, bytes]] = []
-
-    def all_aside() -> bool:
-        letters.extend(dead_letters(place, "subscription"))
-        return len(letters) >= len(garbage)
-
-    wait_for(all_aside)
+    letters = await_dead_letters(place, "subscription", len(garbage))
     assert [body for _, body in letters] == garbage
     feed.crossed_pair()
     wait_for(lambda: len(place.query('SELECT 1 FROM bybit."order"')) == 2)
@@ -280,9 +274,9 @@ def test_body_that_is_no_order_is_answered_with_field_and_reason_and_changes_not
     silent = place.channel()
     for body, _ in wrong:
         silent.basic_publish("", "orders", body)
-    assert len(client.open_spreads()) == len(wrong)
-    letters = dead_letters(place, "orders")
+    letters = await_dead_letters(place, "orders", 2 * len(wrong))
     assert sorted(body for _, body in letters) == sorted(2 * [body for body, _ in wrong])
+    assert len(client.open_spreads()) == len(wrong)
     wait_for(lambda: len(place.query('SELECT 1 FROM bybit."order"')) == 2 * len(wrong))
     assert "Traceback" not in engine.output
 

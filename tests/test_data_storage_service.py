@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.book_feed import BookFeed, book_message, dead_letters, ready, updates
+from tests.book_feed import BookFeed, await_dead_letters, book_message, dead_letters, ready, updates
 from tests.workspace import Workspace, connect, wait_for
 
 
@@ -95,7 +95,7 @@ def test_message_that_the_database_refuses_is_put_aside_and_the_others_are_store
         feed.publish("storage", book_message("BTCUSDT", number, bids=[("2", "1"), (price, "1")], cts=number))
     place.start_storage()
     wait_for(lambda: updates(place) == 37)
-    letters = wait_for(lambda: dead_letters(place, "storage"))
+    letters = await_dead_letters(place, "storage", 3)
     assert len(letters) == 3
     assert all("refused by the database" in reason and b"666" in body for reason, body in letters)
     assert len(rows(place)) == 74

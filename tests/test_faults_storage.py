@@ -17,7 +17,7 @@ class Stream:
 
     def __init__(self, place: Workspace) -> None:
         self._place = place
-        self._feed = BookFeed(place)
+        self._feed = BookFeed(place, confirm=False)
         self.sent = 0
 
     def send(self, count: int) -> None:
@@ -86,7 +86,7 @@ def test_locked_table_is_waited_for_with_few_messages_in_memory(place: Workspace
     stream.send(6000)
     storage.wait_for_line("messages wait for the database")
     # What is not in memory waits at the broker.
-    assert ready(place, "storage") > 1000
+    wait_for(lambda: ready(place, "storage") > 1000)
     session.rollback()
     session.close()
     stream.wait_until_stored()

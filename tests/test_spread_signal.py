@@ -550,6 +550,7 @@ def test_nothing_is_traded_before_both_books_are_there() -> None:
     assert market.delta(PERP, [], [("100", "2")]) == []
     assert market.snapshot(SPOT, [("105", "3")], [("107", "5")]) == []
     assert market.signal.incomplete == {PERP}
+    assert market.signal.groups == {"a": [PERP, SPOT]}  # joined with its first message
 
 
 def test_nothing_is_traded_while_a_book_waits_for_a_snapshot() -> None:

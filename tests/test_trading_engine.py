@@ -385,6 +385,14 @@ def test_close_in_part_leaves_the_rest() -> None:
     assert left(engine) == {"s": D("0.15")}
 
 
+def test_close_with_a_spread_id_reduces_that_spread_and_no_older_one() -> None:
+    engine = new_engine()
+    answer(engine, make_order(spread_id="a"))
+    answer(engine, make_order(spread_id="b"))
+    answer(engine, close_of("b", "0.1"))
+    assert left(engine) == {"a": D("0.25"), "b": D("0.15")}
+
+
 def test_close_of_an_unknown_spread_is_invalid() -> None:
     engine = new_engine()
     answer(engine, make_order(spread_id="s"))
