@@ -6,6 +6,9 @@ dies in between is delivered again, and the key of `bybit.orderbook_update` keep
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import early_end  # noqa: F401 - takes SIGINT and SIGTERM while the rest is imported
+
 import asyncio
 import contextlib
 import logging

@@ -9,6 +9,9 @@ is in collector_api.py.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import early_end  # noqa: F401 - takes SIGINT and SIGTERM while the rest is imported
+
 import asyncio
 import contextlib
 import json

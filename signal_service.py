@@ -7,6 +7,9 @@ orders travel is `OrderManager`'s; this file takes messages to the one and order
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import early_end  # noqa: F401 - takes SIGINT and SIGTERM while the rest is imported
+
 import asyncio
 import contextlib
 import logging

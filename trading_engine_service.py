@@ -7,6 +7,9 @@ delivered again, an answered one is in the journal or in the database.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import early_end  # noqa: F401 - takes SIGINT and SIGTERM while the rest is imported
+
 import asyncio
 import contextlib
 import logging

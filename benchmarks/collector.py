@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,14 +20,9 @@ from benchmarks.raw_broker import RawBroker
 from benchmarks.results import Row, check, progress, thousands
 from exchange.process import ExchangeProcess
 from messaging import SIGNAL, STORAGE
-from tests.workspace import Service
+from tests.workspace import Service, free_port
 
 RATES = (3000, 4000, 5000, 6000, 8000, 10_000)  # pushes a second, tried until it does not keep up
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 class Collector:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -16,31 +14,12 @@ from typing import Any
 
 from exchange.process import ExchangeProcess
 from tests.book_feed import declare_feed
-from tests.workspace import HERE, Service, Workspace, wait_for
+from tests.workspace import HERE, Service, Workspace, free_ports, wait_for
 
 SERVICES = ("trading_engine", "data_storage", "signal", "market_data_collector")
 SUBSCRIPTIONS = (("spot", "BTCUSDT", "a"), ("linear", "BTCPERP", "a"))
 
 Update = tuple[Any, ...]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on, outside the range that the kernel hands out."""
-    found: dict[int, socket.socket] = {}
-    # Anywhere in the range: tests that run side by side must not come upon the same ones.
-    chance = random.SystemRandom()
-    while len(found) < count:
-        port = chance.randint(21_000, 31_999)
-        candidate = socket.socket()
-        try:
-            candidate.bind(("127.0.0.1", port))
-        except OSError:
-            candidate.close()
-        else:
-            found[port] = candidate
-    for each in found.values():
-        each.close()
-    return list(found)
 
 
 class ServerPair:

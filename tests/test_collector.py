@@ -25,16 +25,19 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from config import Config
 from exchange.process import ExchangeProcess
-from tests.workspace import HERE, PYTHON, Service, Workspace, make_virtual_host, management, wait_for
+from tests.workspace import (
+    HERE,
+    PYTHON,
+    Service,
+    Workspace,
+    free_port,
+    make_virtual_host,
+    management,
+    wait_for,
+)
 
 SPOT = {"channel": "spot", "symbol": "BTCUSDT"}
 PERP = {"channel": "linear", "symbol": "BTCPERP"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
 
 
 class Tap:

@@ -20,6 +20,7 @@ from tests.order_client import ACK, LINEAR, SPOT, Accounts, OrderClient, closing
 from tests.workspace import (
     Workspace,
     drop_database,
+    free_port,
     make_database,
     make_virtual_host,
     management,
@@ -370,6 +371,23 @@ def test_service_that_still_waits_ends_by_itself_with_status_0(tmp_path: Path, s
         started = place.start(service)
         started.wait_for_line("no broker at localhost:1")
         assert started.stop(seconds=5) == 0
+    finally:
+        place.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("service", ["market_data_collector", "trading_engine", "data_storage", "signal"])
+def test_service_that_is_told_to_end_while_it_still_imports_ends_with_status_0(
+    tmp_path: Path, service: str, number: signal.Signals
+) -> None:
+    nowhere = {"RABBITMQ_PORT": "1", "POSTGRES_PORT": "1", "COLLECTOR_PORT": str(free_port())}
+    place = Workspace(tmp_path, "nowhere", {**nowhere, "PYTHONPROFILEIMPORTTIME": "1"})
+    try:
+        started = place.start(service)
+        started.wait_for_line("asyncio.events")  # has just been imported
+        started.process.send_signal(number)
+        assert started.process.wait(5) == 0
+        assert "Traceback" not in started.output
     finally:
         place.close()
 

@@ -24,7 +24,7 @@ import pytest
 
 from config import Config
 from launcher.__main__ import SERVICES
-from tests.workspace import management
+from tests.workspace import free_port, management
 
 T = TypeVar("T")
 
@@ -453,13 +453,8 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 """
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
-
-
 def test_a_demo_with_an_end_fails_when_a_service_dies(run: Run) -> None:
-    port = free_port()
+    port = str(free_port())
     programs = {
         "market_data_collector_service": python(COLLECTOR_STUB + OBEDIENT, port, "200"),
         "signal_service": python(OBEDIENT),
@@ -478,7 +473,7 @@ def test_a_demo_with_an_end_fails_when_a_service_dies(run: Run) -> None:
 
 
 def test_a_demo_fails_when_a_subscription_is_refused(run: Run) -> None:
-    port = free_port()
+    port = str(free_port())
     programs = {"market_data_collector_service": python(COLLECTOR_STUB + OBEDIENT, port, "400")}
     run.start(programs, "--demo", "--seconds", "600", COLLECTOR_PORT=port)
     assert run.process.wait(30) == 1
@@ -514,7 +509,7 @@ def start_fresh(folder: Path, output: Path, *options: str, **environment: str) -
             cwd="/",
             env={
                 **os.environ,
-                "COLLECTOR_PORT": free_port(),
+                "COLLECTOR_PORT": str(free_port()),
                 "POSTGRES_DB": "live",
                 "RABBITMQ_VHOST": "/",
                 "REAL_ORDER_SENDING": "0",
@@ -586,7 +581,7 @@ def test_the_demo_trades_and_its_table_is_what_the_database_holds(tmp_path: Path
         env={
             **os.environ,
             "DEMO_NAME": demo_name,
-            "COLLECTOR_PORT": free_port(),
+            "COLLECTOR_PORT": str(free_port()),
             "JOURNAL_PATH": str(tmp_path / "journal"),
         },
     )

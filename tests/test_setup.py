@@ -16,7 +16,7 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
-from tests.workspace import wait_for
+from tests.workspace import free_port, free_ports, wait_for
 
 HERE = Path(__file__).resolve().parent.parent
 PASSWORD = "it's a #secret"
@@ -94,17 +94,8 @@ def queue_is_there(setup: Setup, *, declare: bool = False) -> bool:
     return True
 
 
-def free_ports(count: int) -> list[str]:
-    """Ports that nobody has, each another one."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [str(each.getsockname()[1]) for each in held]
-    for each in held:
-        each.close()
-    return ports
-
-
 def settings_of_pair(folder: Path) -> dict[str, str]:
-    database, broker, management = free_ports(3)
+    database, broker, management = map(str, free_ports(3))
     return {
         "INFRASTRUCTURE": "native",
         "POSTGRES_HOST": "localhost",
@@ -242,7 +233,7 @@ def test_something_else_on_the_port_is_an_error_that_says_so(pair: Setup) -> Non
 
 
 def test_another_port_alone_is_an_error_that_says_so(pair: Setup) -> None:
-    answer = pair.with_settings(POSTGRES_PORT=free_ports(1)[0])("start", "database")
+    answer = pair.with_settings(POSTGRES_PORT=str(free_port()))("start", "database")
     assert answer.status == 1
     assert "another port" in answer.output
 

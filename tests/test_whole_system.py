@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import socket
 import urllib.request
 from collections import Counter
 from decimal import Decimal
@@ -16,17 +15,11 @@ import pytest
 
 from exchange.process import ExchangeProcess
 from tests.naive_market import NaiveEngine, NaiveMarket, NaiveOrder
-from tests.workspace import Workspace, wait_for
+from tests.workspace import Workspace, free_port, wait_for
 
 LIMIT = Decimal(1_000_000)
 SPOT = ("spot", "BTCUSDT")
 PERP = ("linear", "BTCPERP")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def subscribe(port: int, channel: str, symbol: str) -> None:

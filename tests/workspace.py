@@ -7,7 +7,9 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +45,30 @@ def wait_for(condition: Callable[[], T | None], what: str = "", seconds: float =
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
         time.sleep(0.02)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, outside the range that the kernel hands out."""
+    found: dict[int, socket.socket] = {}
+    # Anywhere in the range: tests that run side by side must not come upon the same ones.
+    chance = random.SystemRandom()
+    while len(found) < count:
+        port = chance.randint(21_000, 31_999)
+        candidate = socket.socket()
+        try:
+            candidate.bind(("127.0.0.1", port))
+        except OSError:
+            candidate.close()
+        else:
+            found[port] = candidate
+    for each in found.values():
+        each.close()
+    return list(found)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    return free_ports(1)[0]
 
 
 class Service:
