@@ -11,8 +11,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from decimal import Decimal
-from itertools import permutations
 
+from matching_group import NO_ASK, NO_BID, MatchingGroup
 from messages import (
     CLOSE_SPREAD,
     EXACT,
@@ -53,13 +53,12 @@ class Signal:
         self._order_timeout_ms = order_timeout_ms
         self._consecutive = consecutive
         self.books: dict[Instrument, OrderBook] = {}
-        self.groups: dict[str, list[Instrument]] = {}
+        self.groups: dict[str, MatchingGroup] = {}
         self.spreads = OpenSpreads()
         # Instruments whose book waits for a snapshot that the collector should be asked for.
         self.incomplete: set[Instrument] = set()
         self.outcomes: Counter[Outcome] = Counter()
-        self._group_of: dict[Instrument, str] = {}
-        self._pairs_of: dict[Instrument, list[Pair]] = {}
+        self._key_of: dict[Instrument, str] = {}
         self.named: set[Instrument] = set()  # by the newest subscription map
         self._put_out: set[Instrument] = set()
         # A refused order's pair, with the versions of its books (long, short) that it was made on.
@@ -80,7 +79,7 @@ class Signal:
         self.named = named
 
     def on_book(self, message: BookMessage, heard_at: int) -> Sequence[Pair]:
-        """Apply a message published at `heard_at` (ms) and return the pairs to look at.
+        """Apply a message published at `heard_at` (ms) and return the pairs that can have something to trade.
 
         Raises InvalidMessage on levels that are no prices and sizes; nothing has changed then.
         """
@@ -94,17 +93,16 @@ class Signal:
             self.books[instrument] = book
         else:
             outcome = book.apply(message, heard_at)
-        group = self._group_of.get(instrument)
+        key = self._key_of.get(instrument)
         # An old copy does not bring an old key back.
-        if group is None or (
-            group != message.matching_key and outcome in {Outcome.APPLIED, Outcome.REPEATED}
-        ):
+        if key is None or (key != message.matching_key and outcome in {Outcome.APPLIED, Outcome.REPEATED}):
             self._join(instrument, message.matching_key)
         self.outcomes[outcome] += 1
         if outcome is Outcome.APPLIED:
             if self.incomplete:
                 self.incomplete.discard(instrument)
-            return self._pairs_of[instrument]
+            group = self._quote(instrument)
+            return _union(group.crossing(instrument), self._with_spreads(instrument, group))
         if outcome is Outcome.HOLE or outcome is Outcome.WAITING:
             self.incomplete.add(instrument)
         return ()
@@ -117,34 +115,45 @@ class Signal:
             self.incomplete.add(instrument)
 
     def all_pairs(self) -> list[Pair]:
-        """Return the pairs of every group, in order of joining."""
-        return [Pair(*pair) for group in self.groups.values() for pair in permutations(group, 2)]
+        """Return the pairs that can have something to trade, those of a group in order of joining."""
+        pairs: list[Pair] = []
+        for group in self.groups.values():
+            open_ones = [pair for member in group for pair in self._with_spreads(member, group)]
+            pairs += _union(group.all_crossing(), open_ones)
+        return pairs
 
     def restore(self, spreads: Iterable[OpenSpread]) -> None:
         """Take the trading engine's list of what is open, oldest first, in place of what is known here."""
         self.spreads = OpenSpreads.of(spreads)
 
-    def _join(self, instrument: Instrument, group: str) -> None:
+    def _join(self, instrument: Instrument, key: str) -> None:
         self._leave(instrument)
-        self._group_of[instrument] = group
-        self.groups.setdefault(group, []).append(instrument)
-        self._pair_up(group)
+        self._key_of[instrument] = key
+        self.groups.setdefault(key, MatchingGroup()).join(instrument)
+        self._quote(instrument)
 
     def _leave(self, instrument: Instrument) -> None:
-        group = self._group_of.pop(instrument, None)
-        if group is None:
+        key = self._key_of.pop(instrument, None)
+        if key is None:
             return
-        self._pairs_of.pop(instrument, None)
-        self.groups[group].remove(instrument)
-        if not self.groups[group]:
-            del self.groups[group]
-        self._pair_up(group)
+        self.groups[key].leave(instrument)
+        if not self.groups[key]:
+            del self.groups[key]
 
-    def _pair_up(self, group: str) -> None:
-        members = self.groups.get(group, [])
-        pairs = [Pair(*pair) for pair in permutations(members, 2)]
-        for member in members:
-            self._pairs_of[member] = [pair for pair in pairs if member in pair]
+    def _quote(self, instrument: Instrument) -> MatchingGroup:
+        """Tell the instrument's group its best prices, and return the group."""
+        group = self.groups[self._key_of[instrument]]
+        book = self.books[instrument]
+        bid = book.bids.best()
+        ask = book.asks.best()
+        group.quote(instrument, bid.price if bid else NO_BID, ask.price if ask else NO_ASK)
+        return group
+
+    def _with_spreads(self, instrument: Instrument, group: MatchingGroup) -> list[Pair]:
+        """Return the pairs of `instrument` in `group` that have spreads open."""
+        return [
+            pair for pair in self.spreads.pairs_of(instrument) if pair.long in group and pair.short in group
+        ]
 
     def _forget(self, instrument: Instrument) -> None:
         self.books.pop(instrument, None)
@@ -266,3 +275,7 @@ class Signal:
         if self._max_age_ms and min(long.heard_at, short.heard_at) < self._clock() - self._max_age_ms:
             return None
         return long, short
+
+
+def _union(pairs: list[Pair], more: list[Pair]) -> list[Pair]:
+    return list(dict.fromkeys(pairs + more)) if more else pairs

@@ -45,11 +45,12 @@ class Spread:
 
 
 class OpenSpreads:
-    """All open spreads in the order in which they were opened, and those of each pair."""
+    """All open spreads in the order in which they were opened, and those of each pair and instrument."""
 
     def __init__(self) -> None:
         self._spreads: dict[str, Spread] = {}
         self._of_pair: dict[Pair, dict[str, Spread]] = {}
+        self._pairs_of: dict[Instrument, dict[Pair, None]] = {}
         self._widest: dict[Pair, Decimal] = {}
         self._serial = 0
 
@@ -84,7 +85,12 @@ class OpenSpreads:
         self._serial += 1
         spread.serial = self._serial
         self._spreads[spread.spread_id] = spread
-        self._of_pair.setdefault(spread.pair, {})[spread.spread_id] = spread
+        of_pair = self._of_pair.get(spread.pair)
+        if of_pair is None:
+            of_pair = self._of_pair[spread.pair] = {}
+            for leg in spread.pair:
+                self._pairs_of.setdefault(leg, {})[spread.pair] = None
+        of_pair[spread.spread_id] = spread
         self._widest[spread.pair] = max(spread.spread, self._widest.get(spread.pair, spread.spread))
 
     def reduce(self, spread: Spread, size: Decimal) -> None:
@@ -99,12 +105,18 @@ class OpenSpreads:
         del of_pair[spread.spread_id]
         if not of_pair:
             del self._of_pair[spread.pair], self._widest[spread.pair]
+            for leg in spread.pair:
+                del self._pairs_of[leg][spread.pair]
         elif spread.spread == self._widest[spread.pair]:
             self._widest[spread.pair] = max(other.spread for other in of_pair.values())
 
     def widest(self, pair: Pair) -> Decimal | None:
         """Return the largest entry spread of `pair`, None where it has none open."""
         return self._widest.get(pair)
+
+    def pairs_of(self, instrument: Instrument) -> Iterable[Pair]:
+        """Return the pairs of `instrument` that have spreads open."""
+        return self._pairs_of.get(instrument, ())
 
     def of_pairs(self, pairs: Sequence[Pair]) -> list[Spread]:
         """Return the spreads of `pairs`, oldest first."""

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import execution_store
 from journal import Execution, Record, Refusal
+from matching_group import NO_ASK, NO_BID, MatchingGroup
 from messages import (
     CLOSE_SPREAD,
     OPEN_SPREAD,
@@ -32,6 +33,7 @@ from messages import (
     encode_reply,
 )
 from order_book import OrderBook, Outcome
+from spreads import Pair
 from tests.market import BEYOND_RISK, DATED, PERP, PLACED, REFUSED, SPOT, Market
 from tests.naive_market import ASKS, BIDS, NaiveBook, NaiveMarket, NaiveOrder
 from trading_engine import TradingEngine
@@ -264,7 +266,8 @@ def test_orders_are_those_of_the_naive_rules_whatever_the_engine_answers(
         assert set(market.signal.books) == set(naive.books)
         for leg, book in naive.books.items():
             assert_same_book(market.signal.books[Instrument(*leg)], book)
-        assert list(market.signal.groups.items()) == naive.groups
+        groups = [(key, list(group)) for key, group in market.signal.groups.items()]
+        assert groups == naive.groups
 
 
 @given(st.lists(market_steps(), max_size=40))
@@ -286,8 +289,8 @@ def test_engine_that_acks_all_leaves_no_crossing_and_conserves_sizes(steps: list
         assert left == rehearsal.opened - rehearsal.closed
         if signal.outcomes[Outcome.APPLIED] == looked_at:
             continue
-        group = next((group for group in signal.groups.values() if step.instrument in group), [])
-        for long, short in permutations(group, 2):
+        members = next((list(group) for group in signal.groups.values() if step.instrument in group), [])
+        for long, short in permutations(members, 2):
             if step.instrument in {long, short} and tradable(market, long) and tradable(market, short):
                 asks, bids = market.asks(long), market.bids(short)
                 assert not asks or not bids or max(bids) <= min(asks)
@@ -296,6 +299,41 @@ def test_engine_that_acks_all_leaves_no_crossing_and_conserves_sizes(steps: list
 def tradable(market: Market, instrument: Instrument) -> bool:
     book = market.signal.books[instrument]
     return book.usable and market.now - book.heard_at <= Rehearsal.MAX_AGE_MS
+
+
+group_steps = st.tuples(
+    st.integers(0, 4),
+    st.sampled_from(["join", "join", "leave", "quote", "quote", "quote", "quote"]),
+    st.integers(1, 9),
+    st.integers(1, 9),
+)
+
+
+@given(st.lists(group_steps, max_size=40))
+def test_group_finds_every_pair_that_crosses_in_order_of_joining(
+    steps: list[tuple[int, str, int, int]],
+) -> None:
+    group = MatchingGroup()
+    quotes: dict[Instrument, tuple[Decimal, Decimal]] = {}
+    for number, what, bid, ask in steps:
+        instrument = Instrument("spot", str(number))
+        if what == "join" and instrument not in quotes:
+            group.join(instrument)
+            quotes[instrument] = (NO_BID, NO_ASK)
+        elif what == "leave" and instrument in quotes:
+            group.leave(instrument)
+            del quotes[instrument]
+        elif what == "quote" and bid < ask:
+            if instrument not in quotes:
+                group.join(instrument)
+            quotes[instrument] = (Decimal(bid), Decimal(ask))
+            group.quote(instrument, Decimal(bid), Decimal(ask))
+        crossing = [
+            Pair(long, short) for long, short in permutations(quotes, 2) if quotes[short][0] > quotes[long][1]
+        ]
+        assert group.all_crossing() == crossing
+        for member in quotes:
+            assert group.crossing(member) == [pair for pair in crossing if member in pair]
 
 
 # --- accounting ----------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from decimal import Decimal
 
 import pytest
+from msgspec import structs
 
 from messages import Instrument, InvalidMessage, OpenSpread, Order, Reply
 from order_book import Outcome
@@ -88,6 +88,10 @@ def test_opens_go_on_through_deeper_levels_while_prices_cross() -> None:
     assert market.asks(PERP) == decimals({"102": "3", "103.5": "1"})
 
 
+def groups(market: Market) -> dict[str, list[Instrument]]:
+    return {key: list(group) for key, group in market.signal.groups.items()}
+
+
 def test_both_directions_are_looked_at() -> None:
     market = Market()
     market.snapshot(SPOT, [("99", "1")], [("100", "1")])
@@ -100,7 +104,7 @@ def test_nothing_is_traded_within_one_instrument_or_between_groups() -> None:
     market.snapshot(SPOT, [("105", "1")], [("106", "1")], key="a")
     market.snapshot(PERP, [("90", "1")], [("91", "1")], key="b")
     assert market.sent == []
-    assert market.signal.groups == {"a": [SPOT], "b": [PERP]}
+    assert groups(market) == {"a": [SPOT], "b": [PERP]}
 
 
 def test_order_carries_what_the_engine_must_know() -> None:
@@ -138,14 +142,52 @@ def test_opens_of_all_pairs_come_in_order_of_joining() -> None:
     assert [(order.buy, order.sell) for order in sent] == [(DATED, PERP), (SPOT, PERP)]
 
 
-def test_pairs_of_a_group_are_in_order_of_joining_long_first() -> None:
+def test_pairs_to_look_at_are_in_order_of_joining_long_first() -> None:
     market = Market()
-    for instrument in (PERP, DATED, SPOT):
-        market.snapshot(instrument)
-    pairs = [Pair(*pair) for pair in itertools.permutations((PERP, DATED, SPOT), 2)]
-    assert market.signal.all_pairs() == pairs
-    looked_at = market.signal.on_book(book_message("snapshot", 500, instrument=DATED), 0)
-    assert list(looked_at) == [pair for pair in pairs if DATED in pair]
+    market.answer = lambda _: REFUSED
+    for instrument, bid, ask in ((PERP, "100", "103"), (DATED, "99", "101"), (SPOT, "102", "104")):
+        market.snapshot(instrument, [(bid, "1")], [(ask, "1")])
+    market.snapshot(PERP, [("105", "1")], [("106", "1")])
+    assert market.signal.all_pairs() == [Pair(DATED, PERP), Pair(DATED, SPOT), Pair(SPOT, PERP)]
+    message = book_message("snapshot", 500, [("98", "1")], [("101", "1")], instrument=DATED)
+    assert market.signal.on_book(message, 0) == [Pair(DATED, PERP), Pair(DATED, SPOT)]
+    message = book_message("snapshot", 501, [("107", "1")], [("108", "1")], instrument=DATED)
+    assert market.signal.on_book(message, 0) == [Pair(PERP, DATED), Pair(SPOT, DATED)]
+
+
+def test_pair_is_not_looked_at_any_more_when_its_last_spread_is_closed() -> None:
+    market = crossed_market()
+    market.delta(SPOT, [("105", "0")], [("99.5", "2")])
+    assert market.open_spreads() == []
+    assert market.signal.on_book(book_message("snapshot", 500, [("98", "1")]), 0) == []
+
+
+def test_instrument_that_changes_its_group_without_news_is_traded_on_in_the_new_one() -> None:
+    market = Market()
+    market.snapshot(PERP, [("90", "1")], [("91", "1")], key="b")
+    message = book_message("snapshot", 10, [("105", "1")], [("106", "1")])
+    market.apply(message)
+    assert market.apply(structs.replace(message, matching_key="b")) == []
+    assert market.signal.outcomes[Outcome.REPEATED] == 1
+    (order,) = market.snapshot(PERP, [("90", "1")], [("91", "2")], key="b")
+    assert (order.buy, order.sell) == (PERP, SPOT)
+
+
+def test_pairs_that_neither_cross_nor_have_a_spread_open_are_not_looked_at() -> None:
+    market = Market()
+    market.snapshot(PERP, [("100", "1")], [("101", "1")])
+    market.snapshot(DATED, [("100", "1")], [("101", "1")])
+    assert market.signal.on_book(book_message("snapshot", 500, [("102", "1")]), 0) == [
+        Pair(PERP, SPOT),
+        Pair(DATED, SPOT),
+    ]
+    assert market.signal.on_book(book_message("snapshot", 501, [("101", "1")]), 0) == []
+    market.signal.restore([OpenSpread("s", SPOT, PERP, Decimal(1), Decimal(1))])
+    assert market.signal.on_book(book_message("snapshot", 502, [("101", "2")]), 0) == [Pair(SPOT, PERP)]
+    assert market.signal.all_pairs() == [Pair(SPOT, PERP)]
+    # An instrument in another group is nothing to trade against.
+    assert market.signal.on_book(book_message("snapshot", 503, [("101", "3")], key="b"), 0) == []
+    assert market.signal.all_pairs() == []
 
 
 def test_pairs_without_the_updated_instrument_are_not_looked_at() -> None:
@@ -550,7 +592,7 @@ def test_nothing_is_traded_before_both_books_are_there() -> None:
     assert market.delta(PERP, [], [("100", "2")]) == []
     assert market.snapshot(SPOT, [("105", "3")], [("107", "5")]) == []
     assert market.signal.incomplete == {PERP}
-    assert market.signal.groups == {"a": [PERP, SPOT]}  # joined with its first message
+    assert groups(market) == {"a": [PERP, SPOT]}  # joined with its first message
 
 
 def test_nothing_is_traded_while_a_book_waits_for_a_snapshot() -> None:
@@ -612,7 +654,7 @@ def test_refused_levels_leave_no_trace() -> None:
     with pytest.raises(InvalidMessage):
         market.snapshot(SPOT, [("105", "-3")])
     assert market.signal.books == {}
-    assert market.signal.groups == {}
+    assert groups(market) == {}
 
 
 def test_book_is_tradable_up_to_its_age_and_not_after() -> None:
@@ -680,14 +722,14 @@ def test_instrument_that_no_map_named_is_known_from_its_first_message_on() -> No
     market.signal.on_subscriptions([SPOT])
     market.snapshot(PERP, [("99", "1")], [("100", "1")])
     assert PERP in market.signal.books
-    assert market.signal.groups == {"a": [PERP]}
+    assert groups(market) == {"a": [PERP]}
 
 
 def test_map_without_a_known_instrument_puts_it_out_with_its_book_and_place() -> None:
     market = crossed_market()
     market.signal.on_subscriptions([SPOT])
     assert set(market.signal.books) == {SPOT}
-    assert market.signal.groups == {"a": [SPOT]}
+    assert groups(market) == {"a": [SPOT]}
     assert market.delta(PERP, [], [("90", "1")]) == []
     assert market.snapshot(PERP, [("99", "1")], [("90", "1")]) == []
     assert PERP not in market.signal.books
@@ -719,7 +761,7 @@ def test_instrument_that_comes_back_joins_its_group_at_the_end() -> None:
     market.signal.on_subscriptions([PERP, DATED])
     market.signal.on_subscriptions([SPOT, PERP, DATED])
     market.snapshot(SPOT)
-    assert market.signal.groups == {"a": [PERP, DATED, SPOT]}
+    assert groups(market) == {"a": [PERP, DATED, SPOT]}
 
 
 def test_instrument_that_is_put_out_is_not_waited_for() -> None:
@@ -734,7 +776,7 @@ def test_last_instrument_of_a_group_leaves_no_group_behind() -> None:
     market = Market()
     market.snapshot(SPOT)
     market.signal.on_subscriptions([])
-    assert market.signal.groups == {}
+    assert groups(market) == {}
     assert market.signal.all_pairs() == []
 
 
@@ -742,7 +784,7 @@ def test_map_with_all_instruments_changes_nothing() -> None:
     market = crossed_market()
     market.signal.on_subscriptions([PERP, SPOT])
     assert market.bids(SPOT) == decimals({"105": "1"})
-    assert market.signal.groups == {"a": [SPOT, PERP]}
+    assert groups(market) == {"a": [SPOT, PERP]}
 
 
 # --- groups --------------------------------------------------------------------------------------
@@ -755,7 +797,7 @@ def test_another_matching_key_moves_the_instrument_to_the_other_group() -> None:
     market.snapshot(PERP, [("90", "1")], [("200", "1")], key="a")
     sent = market.delta(PERP, [("105", "2")], key="b")
     assert [(order.buy, order.sell) for order in sent] == [(DATED, PERP)]
-    assert market.signal.groups == {"b": [DATED, PERP], "a": [SPOT]}
+    assert groups(market) == {"b": [DATED, PERP], "a": [SPOT]}
 
 
 def test_instrument_that_moved_is_not_traded_with_the_group_that_it_left() -> None:
@@ -773,14 +815,14 @@ def test_key_change_keeps_the_book_and_what_was_taken_of_it() -> None:
     market.delta(SPOT, key="b")
     assert market.asks(PERP) == decimals({"106": "5"})
     assert market.sent == []
-    assert market.signal.groups == {"b": [PERP, SPOT]}
+    assert groups(market) == {"b": [PERP, SPOT]}
 
 
 def test_repeated_snapshot_brings_the_new_key() -> None:
     market = Market()
     market.apply(book_message("snapshot", 10))
     market.apply(book_message("snapshot", 10, key="b"))
-    assert market.signal.groups == {"b": [SPOT]}
+    assert groups(market) == {"b": [SPOT]}
 
 
 def test_old_copy_does_not_bring_an_old_key_back() -> None:
@@ -789,7 +831,7 @@ def test_old_copy_does_not_bring_an_old_key_back() -> None:
     market.apply(book_message("delta", 11, key="b"))
     market.apply(book_message("delta", 11, key="a"))
     market.apply(book_message("snapshot", 10, key="a"))
-    assert market.signal.groups == {"b": [SPOT]}
+    assert groups(market) == {"b": [SPOT]}
 
 
 def test_spread_of_a_pair_that_the_groups_part_is_not_closed() -> None:
