@@ -112,6 +112,7 @@ class Batch:
         self.sources: dict[UpdateKey, tuple[BasicProperties, bytes]] = {}
         self.last_tag = 0
         self.messages = 0
+        self.begun = 0.0  # loop time of the first message
 
 
 class DataStorageService:
@@ -156,6 +157,8 @@ class DataStorageService:
 
     def _take(self, _: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
         batch = self._batch
+        if not batch.messages:
+            batch.begun = asyncio.get_running_loop().time()
         batch.last_tag = deliver.delivery_tag or 0
         batch.messages += 1
         if Config.DUMP_ORDERBOOK_TO_DB:
@@ -178,8 +181,9 @@ class DataStorageService:
         """Write batch after batch, for ever; a batch is kept until the database has taken it."""
         while True:
             await self._arrived.wait()
+            # Under load the batch has filled while the one before it was written, and is due already.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GATHER_SECONDS):
+                async with asyncio.timeout_at(self._batch.begun + GATHER_SECONDS):
                     await self._full.wait()
             self._arrived.clear()
             self._full.clear()

@@ -105,7 +105,7 @@ class DatabaseManager:
     def copy(self, cursor: Cursor, table: TableConfig, lines: Iterable[str]) -> None:
         """Append rows given as lines of COPY's text format; any conflict fails them all."""
         statement = f"COPY {table.name} ({', '.join(table.columns)}) FROM STDIN"
-        cursor.copy_expert(statement, io.StringIO("".join(lines)), COPY_CHUNK)
+        cursor.copy_expert(statement, io.BytesIO("".join(lines).encode()), COPY_CHUNK)
 
     def close(self) -> None:
         """Close the connection; the next transaction makes another."""

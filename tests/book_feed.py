@@ -55,10 +55,11 @@ def declare_feed(channel: BlockingChannel) -> None:
 class BookFeed:
     """Publishes to the exchange over one connection; each publish is confirmed, unless it is to be fast."""
 
-    def __init__(self, place: Workspace, *, confirm: bool = True) -> None:
+    def __init__(self, place: Workspace, *, confirm: bool = True, declare: bool = True) -> None:
         self.place = place
         self.channel = place.channel()
-        declare_feed(self.channel)
+        if declare:
+            declare_feed(self.channel)
         if confirm:
             self.channel.confirm_delivery()
         self._last: dict[tuple[str, str], int] = {}

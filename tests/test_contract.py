@@ -375,6 +375,30 @@ def test_service_that_still_waits_ends_by_itself_with_status_0(tmp_path: Path, s
         place.close()
 
 
+def test_queues_that_are_there_with_other_arguments_are_used_and_when_deleted_made_anew(
+    place: Workspace,
+) -> None:
+    channel = place.channel()
+    for queue in ("storage", "signal"):
+        channel.queue_declare(queue, durable=True)
+    storage = place.start("data_storage", ready="queue storage is there with other arguments")
+    storage.wait_for_line("queue signal is there with other arguments")
+    storage.wait_for_line("connected to the broker")
+    feed = BookFeed(place, declare=False)
+    feed.publish("storage", book_message("BTCUSDT", 1, bids=[("2", "1")], cts=1))
+    wait_for(lambda: updates(place) == 1)
+    channel.queue_delete("storage")
+
+    def stored_again() -> bool:
+        feed.publish("storage", book_message("BTCUSDT", 2, bids=[("2", "1")], cts=2))
+        return updates(place) == 2
+
+    wait_for(stored_again)
+    with pytest.raises(ChannelClosedByBroker, match="inequivalent arg"):
+        place.channel().queue_declare("storage", durable=True)
+    assert storage.stop() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("service", ["market_data_collector", "trading_engine", "data_storage", "signal"])
 def test_service_that_is_told_to_end_while_it_still_imports_ends_with_status_0(
