@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -58,6 +58,7 @@ class Instrument(NamedTuple):
         return f"{self.channel}:{self.symbol}"
 
 
+TextLevels = list[tuple[str, str]]
 Levels = list[tuple[Decimal, Decimal]]
 
 _Integer = Annotated[int, msgspec.Meta(ge=0, le=_BIGINT)]
@@ -68,8 +69,8 @@ class BookData(msgspec.Struct, frozen=True, gc=False):
     """`data` of a push: levels as (price, size) texts, update id `u`, cross sequence `seq`."""
 
     s: _Text
-    b: list[tuple[str, str]]
-    a: list[tuple[str, str]]
+    b: TextLevels
+    a: TextLevels
     u: _Integer
     seq: _Integer
 
@@ -105,7 +106,7 @@ def decode_book(body: bytes) -> BookMessage:
         message = _decode_book(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidMessage(str(error)) from None
-    if b"\\u" in body:
+    if b"\\" in body:
         for text in (message.topic, message.data.s, message.matching_key):
             if not storable(text):
                 raise InvalidMessage(f"expected text without NUL and lone surrogates, was {text!r}")
@@ -117,7 +118,7 @@ def storable(text: str) -> bool:
     return _UNSTORABLE(text) is None
 
 
-def decimal_levels(levels: Sequence[tuple[str, str]]) -> Levels:
+def decimal_levels(levels: TextLevels) -> Levels:
     """Return (price, size) texts as exact decimals: price above zero, size zero (removal) or above.
 
     Raises InvalidMessage on anything but decimal texts, and on numbers too large or too fine.
@@ -125,7 +126,7 @@ def decimal_levels(levels: Sequence[tuple[str, str]]) -> Levels:
     return [(_PRICES[price], _SIZES[size]) for price, size in levels]
 
 
-def check_levels(levels: Sequence[tuple[str, str]]) -> None:
+def check_levels(levels: TextLevels) -> None:
     """Raise InvalidMessage where `decimal_levels` would."""
     for price, size in levels:
         _PRICES[price]

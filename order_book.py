@@ -9,7 +9,7 @@ from bisect import bisect_left, insort
 from decimal import Decimal
 from enum import Enum, auto
 
-from messages import EXACT, BookMessage, Levels, decimal_levels
+from messages import EXACT, ZERO, BookData, BookMessage, Levels, TextLevels, decimal_levels
 
 # A stream that goes on for so long with update ids below the book's is not the one that the book came from.
 STALLED_MESSAGES = 10
@@ -44,7 +44,7 @@ class Side:
     and comes back only when the exchange reports another size for it.
     """
 
-    __slots__ = ("_best", "_levels", "_prices")
+    __slots__ = ("_best", "_levels", "_prices", "_snapshot")
 
     def __init__(self, *, best_is_highest: bool) -> None:
         self._best = -1 if best_is_highest else 0
@@ -52,6 +52,8 @@ class Side:
         # A plain sorted list: at book sizes moving its tail is several times faster than what a SortedDict
         # does for an insertion (benchmarks/README.md).
         self._prices: list[Decimal] = []
+        # The snapshot whose levels these are, each with a price of its own; None after a delta.
+        self._snapshot: TextLevels | None = None
 
     def best(self) -> Level | None:
         """Return the best level that has something left for us."""
@@ -59,6 +61,7 @@ class Side:
 
     def update(self, levels: Levels) -> None:
         """Apply a delta's levels: absolute sizes, zero removes; removing what is not there is no error."""
+        self._snapshot = None
         known = self._levels
         prices = self._prices
         for price, size in levels:
@@ -76,18 +79,31 @@ class Side:
                 if not level.left:
                     insort(prices, price)
 
-    def replace(self, levels: Levels) -> None:
-        """Put a snapshot's levels in place; what we took of a level of the same size stays taken."""
-        before = self._levels
-        after: dict[Decimal, Level] = {}
-        for price, size in levels:
-            if not size:
-                after.pop(price, None)
-                continue
-            level = before.get(price)
-            after[price] = level if level is not None and level.size == size else Level(price, size)
-        self._levels = after
-        self._prices = sorted([price for price, level in after.items() if level.left])
+    def difference(self, snapshot: TextLevels) -> Levels:
+        """Return a snapshot as the delta that brings this side to it; raises InvalidMessage.
+
+        After another snapshot only the levels whose texts differ are looked at: most messages change a few.
+        """
+        before = self._snapshot
+        if before is not None and len(before) == len(snapshot):
+            changed = [(new, old) for new, old in zip(snapshot, before, strict=True) if new != old]
+            if all(new[0] == old[0] for new, old in changed):
+                return decimal_levels([new for new, _ in changed])
+        sizes = dict(snapshot)
+        if before is None or len(sizes) != len(snapshot):
+            after = dict(decimal_levels(snapshot))
+            return [(price, ZERO) for price in self._levels.keys() - after.keys()] + list(after.items())
+        known = dict(before)
+        levels = decimal_levels([level for level in snapshot if known.get(level[0]) != level[1]])
+        stays = {price for price, _ in levels}  # written another way
+        gone = decimal_levels([(price, "0") for price in known.keys() - sizes.keys()])
+        return [level for level in gone if level[0] not in stays] + levels
+
+    def replace(self, snapshot: TextLevels, difference: Levels) -> None:
+        """Put a snapshot in place by its difference; what we took of a level of the same size stays taken."""
+        self.update(difference)
+        if len(self._levels) == len(snapshot):  # each text is a level of its own
+            self._snapshot = snapshot
 
     def take(self, level: Level, size: Decimal) -> None:
         """Take `size` of `level`; without effect where the exchange has reported another size since."""
@@ -147,9 +163,9 @@ class OrderBook:
         Raises InvalidMessage on levels that are no prices and sizes; the book is then as before.
         """
         data = message.data
-        bids = decimal_levels(data.b)
-        asks = decimal_levels(data.a)
         if message.type == "snapshot":
+            bids = self.bids.difference(data.b)
+            asks = self.asks.difference(data.a)
             # A copy that was sent again: a new one is published later, whatever its u.
             if (
                 heard_at <= self.heard_at
@@ -161,13 +177,15 @@ class OrderBook:
                 return Outcome.STALE
             # Depth 1 repeats its snapshot every 3 s. A snapshot with u = 1 comes after a restart of the
             # exchange's service and is a copy only if it holds what the book holds.
-            if self.usable and data.u == self.update_id and (data.u != 1 or self._holds(bids, asks)):
+            if self.usable and data.u == self.update_id and (data.u != 1 or self._holds(data)):
                 self.heard_at = max(self.heard_at, heard_at)
                 return Outcome.REPEATED
-            self.bids.replace(bids)
-            self.asks.replace(asks)
+            self.bids.replace(data.b, bids)
+            self.asks.replace(data.a, asks)
             self.usable = True
         else:
+            bids = decimal_levels(data.b)
+            asks = decimal_levels(data.a)
             if not self.usable:
                 return Outcome.WAITING
             if data.u > self.update_id + 1 and self._consecutive:
@@ -198,7 +216,8 @@ class OrderBook:
         """Let nobody trade on the book before the next snapshot."""
         self.usable = False
 
-    def _holds(self, bids: Levels, asks: Levels) -> bool:
+    def _holds(self, snapshot: BookData) -> bool:
+        bids, asks = decimal_levels(snapshot.b), decimal_levels(snapshot.a)
         return self.bids.reported() == _present(bids) and self.asks.reported() == _present(asks)
 
     def _crossed(self) -> bool:

@@ -150,6 +150,39 @@ def test_zero_size_in_a_snapshot_is_no_level() -> None:
     assert book.asks.best() is None
 
 
+@pytest.mark.parametrize(
+    ("levels", "left"),
+    [
+        ([("100", "1"), ("99", "5"), ("98", "3")], {"100": "0.5", "99": "5", "98": "3"}),
+        ([("100", "1"), ("99", "2")], {"100": "0.5", "99": "2"}),
+        ([("101", "9"), ("100", "1"), ("99", "2")], {"101": "9", "100": "0.5", "99": "2"}),
+        ([("100.0", "1"), ("99", "2"), ("98", "3.0")], {"100": "0.5", "99": "2", "98": "3"}),
+        ([("100", "4"), ("100", "1"), ("99", "2"), ("98", "3")], {"100": "0.5", "99": "2", "98": "3"}),
+        ([("100", "4"), ("100", "1")], {"100": "0.5"}),
+        ([("100", "1"), ("100.0", "4")], {"100": "4"}),
+        ([("99", "2"), ("100", "1"), ("98", "0")], {"100": "0.5", "99": "2"}),
+        ([("100", "1"), ("99", "2"), ("98", "3")], {"100": "0.5", "99": "2", "98": "3"}),
+        ([], {}),
+    ],
+)
+def test_snapshot_after_snapshot_replaces_the_levels_however_they_are_written(
+    levels: list[tuple[str, str]], left: dict[str, str]
+) -> None:
+    book = full_book()  # bids 100 x 1, 99 x 2, 98 x 3
+    book.bids.take(best_bid(book), Decimal("0.5"))
+    apply(book, "snapshot", 11, levels, ASKS)
+    assert book.bids.available() == decimals(left)
+    apply(book, "snapshot", 12, [("97", "1"), ("99", "2")], ASKS)
+    assert book.bids.available() == decimals({"97": "1", "99": "2"})
+
+
+def test_snapshot_after_a_delta_replaces_what_the_delta_has_changed() -> None:
+    book = full_book()
+    apply(book, "delta", 11, [("100", "0"), ("97", "4")])
+    apply(book, "snapshot", 12, BIDS, ASKS)
+    assert book.bids.reported() == decimals(dict(BIDS))
+
+
 def test_the_last_of_two_sizes_for_one_price_counts() -> None:
     book = full_book()
     levels = [("100", "0"), ("100", "4"), ("99", "7"), ("99", "0"), ("98", "3")]
