@@ -107,6 +107,10 @@ class DatabaseManager:
         statement = f"COPY {table.name} ({', '.join(table.columns)}) FROM STDIN"
         cursor.copy_expert(statement, io.BytesIO("".join(lines).encode()), COPY_CHUNK)
 
+    def copy_rows(self, cursor: Cursor, table: TableConfig, rows: Iterable[Iterable[object]]) -> None:
+        """Append rows of texts, numbers and None; any conflict fails them all."""
+        self.copy(cursor, table, [copy_line(row) for row in rows])
+
     def close(self) -> None:
         """Close the connection; the next transaction makes another."""
         if self._connection is not None:
@@ -182,7 +186,13 @@ def _hand_over(
         loop.call_soon_threadsafe(settle)
 
 
+_NULL = "\\N"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def copy_line(row: Iterable[object]) -> str:
+    """Return `row` (texts, numbers and None) as a line of COPY's text format."""
+    return "\t".join([_NULL if value is None else copy_text(str(value)) for value in row]) + "\n"
 
 
 def copy_text(text: str) -> str:

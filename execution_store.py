@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from config import Config, TableConfig
-from database_manager import Cursor, DatabaseManager
+from database_manager import Cursor, DatabaseManager, RowsRefused
 from journal import Execution, Record, Refusal
 from messages import EXACT, Instrument, Order
+
+Rows = Sequence[tuple[Any, ...]]
 
 _REFUSED = TableConfig(
     "bybit.refused_order", ["execution_id", "order_id", "request_key", "info", "answered_at"]
@@ -54,16 +56,27 @@ class ExecutionStore:
         """
         executed = [row for record in records if isinstance(record, Execution) for row in _rows(record)]
         refused = [_refusal_row(record) for record in records if isinstance(record, Refusal)]
+        try:
+            self._write(self._database.copy_rows, executed, refused)
+        except RowsRefused:
+            # Some are stored already, as after a crash between commit and clearing of the journal.
+            self._write(self._database.insert, executed, refused)
 
+    def _write(
+        self,
+        write: Callable[[Cursor, TableConfig, Rows], None],
+        executed: Rows,
+        refused: Rows,
+    ) -> None:
         def work(cursor: Cursor) -> None:
             cursor.execute("SELECT engine::text FROM bybit.history FOR SHARE")
             row = cursor.fetchone()
             if row is None or row[0] != self._owner:
                 raise Superseded("another trading engine works on this database now")
             if executed:
-                self._database.insert(cursor, Config.TABLES["order"], executed)
+                write(cursor, Config.TABLES["order"], executed)
             if refused:
-                self._database.insert(cursor, _REFUSED, refused)
+                write(cursor, _REFUSED, refused)
 
         self._database.transaction(work)
 

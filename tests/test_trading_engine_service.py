@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 
+from config import Config, TableConfig
+from database_manager import DatabaseManager
 from tests.book_feed import dead_letters
-from tests.order_client import ACK, Accounts, OrderClient, new_order
+from tests.order_client import ACK, Accounts, OrderClient, closing, new_order
 from tests.workspace import PYTHON, Service, Workspace, wait_for
 
 ORDER = {
@@ -21,6 +23,8 @@ ORDER = {
     "ts_buy": 1723161256298,
     "ts_sell": 1723161256208,
 }
+
+STRANGE = ["\\N", "a\tb", "line\nline", "back\\slash\\", "\r", "'; DROP TABLE", "ü€😀", "NULL"]
 
 
 def test_acked_order_is_two_rows(place: Workspace) -> None:
@@ -77,3 +81,37 @@ def test_order_that_crashes_the_handler_is_tried_twice_and_put_aside_and_the_oth
     finally:
         if engine.process.poll() is None:
             engine.kill()
+
+
+def test_rows_of_any_characters_are_copied_as_they_are(place: Workspace) -> None:
+    place.query("CREATE TABLE odd (number numeric, text text, nothing text)")
+    settings = {**Config.DB_CONFIG, "database": place.name}
+    database = DatabaseManager("test", settings)
+    rows = [(Decimal("1.50"), text, None) for text in STRANGE]
+    table = TableConfig("odd", ["number", "text", "nothing"])
+    database.transaction(lambda cursor: database.copy_rows(cursor, table, rows))
+    database.close()
+    assert place.query("SELECT * FROM odd") == rows
+
+
+def test_ids_of_any_characters_are_stored_and_known_again(place: Workspace) -> None:
+    engine = place.start_engine()
+    client = OrderClient(place)
+    orders = [new_order(order_id=f"o{text}", spread_id=f"s{text}") for text in STRANGE]
+    for order in orders:
+        assert client.ask(order) == ACK
+    refused = [closing(orders[0], order_id=f"r{text}", spread_id="unknown") for text in STRANGE]
+    for order in refused:
+        assert client.ask(order)["status"] == "NOT ACK"
+    assert engine.stop() == 0
+    stored = place.query('SELECT DISTINCT order_id, spread_id FROM bybit."order"')
+    assert sorted(stored) == sorted((order["order_id"], order["spread_id"]) for order in orders)
+    assert {row[0] for row in place.query("SELECT order_id FROM bybit.refused_order")} == {
+        order["order_id"] for order in refused
+    }
+    place.start_engine()
+    assert [spread["spread_id"] for spread in client.open_spreads()] == [
+        order["spread_id"] for order in orders
+    ]
+    assert client.ask(orders[1]) == ACK
+    assert len(client.open_spreads()) == len(orders)
