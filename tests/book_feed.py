@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -42,6 +43,24 @@ def book_message(
         "channel": channel,
         "matching_key": matching_key,
     }
+
+
+def mutated(rng: random.Random, good: bytes, count: int) -> list[bytes]:
+    """Return copies with bytes cut, changed, doubled; some of them may still be good."""
+    bodies = []
+    for _ in range(count):
+        body = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(body))
+            kind = rng.randrange(3)
+            if kind == 0:
+                body[at] = rng.randrange(256)
+            elif kind == 1:
+                del body[at : at + rng.randint(1, 20)]
+            else:
+                body[at:at] = body[at : at + rng.randint(1, 20)]
+        bodies.append(bytes(body))
+    return bodies
 
 
 def declare_feed(channel: BlockingChannel) -> None:

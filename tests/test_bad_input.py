@@ -13,7 +13,15 @@ import pika
 import pytest
 from pika.spec import BasicProperties
 
-from tests.book_feed import BookFeed, await_dead_letters, book_message, dead_letters, ready, updates
+from tests.book_feed import (
+    BookFeed,
+    await_dead_letters,
+    book_message,
+    dead_letters,
+    mutated,
+    ready,
+    updates,
+)
 from tests.order_client import ACK, OrderClient, new_order
 from tests.workspace import Workspace, encode, wait_for
 
@@ -110,24 +118,6 @@ def wrong_books() -> list[bytes]:
     return bodies
 
 
-def mutated(rng: random.Random, good: bytes, count: int) -> list[bytes]:
-    """Return copies with bytes cut, changed, doubled; some of them may still be good."""
-    bodies = []
-    for _ in range(count):
-        body = bytearray(good)
-        for _ in range(rng.randint(1, 3)):
-            at = rng.randrange(len(body))
-            kind = rng.randrange(3)
-            if kind == 0:
-                body[at] = rng.randrange(256)
-            elif kind == 1:
-                del body[at : at + rng.randint(1, 20)]
-            else:
-                body[at:at] = body[at : at + rng.randint(1, 20)]
-        bodies.append(bytes(body))
-    return bodies
-
-
 def test_garbage_on_storage_is_put_aside_with_its_reason_and_every_good_message_is_stored(
     place: Workspace,
 ) -> None:
@@ -166,14 +156,16 @@ def test_mutated_messages_neither_stop_storage_nor_spoil_the_good_ones(place: Wo
     assert "Traceback" not in storage.output
 
 
-def test_garbage_on_signal_is_put_aside_and_the_books_stay_right(place: Workspace) -> None:
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_garbage_on_signal_is_put_aside_and_the_books_stay_right(place: Workspace, count: int) -> None:
     place.start_engine()
     signal = place.start_signal()
     signal.wait_for_line("the trading engine has")
-    feed = BookFeed(place)
+    feed = BookFeed(place, confirm=False)
     feed.apart_pair(size="3")
     wrong = wrong_books()
-    garbage = wrong + mutated(random.Random(10), encode(book_message("NOBODY", 3, matching_key="other")), 200)
+    nobody = encode(book_message("NOBODY", 3, matching_key="other"))
+    garbage = wrong + mutated(random.Random(10), nobody, count)
     for body in garbage:
         feed.publish("signal", body)
     feed.book("spot", "BTCUSDT", [("105", "0.5")], [], kind="delta")
@@ -213,6 +205,32 @@ def test_garbage_on_subscription_is_put_aside_and_the_map_before_it_holds(place:
     assert [body for _, body in letters] == garbage
     feed.crossed_pair()
     wait_for(lambda: len(place.query('SELECT 1 FROM bybit."order"')) == 2)
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_maps_leave_the_signal_engine_able_to_take_the_next_good_one(
+    place: Workspace, count: int
+) -> None:
+    place.start_engine()
+    signal = place.start_signal()
+    signal.wait_for_line("the trading engine has")
+    feed = BookFeed(place, confirm=False)
+    for body in mutated(
+        random.Random(12), encode({"spot": ["BTCUSDT", "ETH"], "linear": ["BTCPERP"]}), count
+    ):
+        feed.publish("subscription", body)
+    feed.subscriptions(spot=["BTCUSDT"], linear=["BTCPERP"])
+    wait_for(lambda: ready(place, "subscription") == 0, seconds=60)
+    # Put out by the maps before or not, both are traded now.
+    wait_for(lambda: traded(feed), seconds=60)
+    assert signal.stop() == 0
+    assert "Traceback" not in signal.output
+    assert ready(place, "subscription") == 0
+
+
+def traded(feed: BookFeed) -> bool:
+    feed.crossed_pair()
+    return len(feed.place.query('SELECT 1 FROM bybit."order"')) >= 2
 
 
 def wrong_orders() -> list[tuple[bytes, str]]:

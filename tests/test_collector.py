@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import select
 import shutil
 import socket
@@ -25,6 +26,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from config import Config
 from exchange.process import ExchangeProcess
+from tests.book_feed import mutated
 from tests.workspace import (
     HERE,
     PYTHON,
@@ -479,6 +481,28 @@ def test_requests_that_are_none_are_put_aside(home: Home) -> None:
     assert collector.subscribe(PERP) == (200, {"status": "ok"})
     assert collector.service.stop() == 0
     assert "messages end with this process" not in collector.service.output
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_requests_leave_the_collector_able_to_take_the_next_good_one(home: Home, count: int) -> None:
+    collector = home.collector()
+    collector.subscribe(SPOT)
+    tap = home.tap("signal")
+    channel = home.place.channel()
+    good = json.dumps(SPOT).encode()
+    for body in mutated(random.Random(13), good, count):
+        channel.basic_publish("data_feeder", "resync", body)
+    before = home.exchange.get("/counters")["subscribes"]
+
+    def asked_again() -> bool:
+        channel.basic_publish("data_feeder", "resync", good)
+        return bool(home.exchange.get("/counters")["subscribes"] > before)
+
+    wait_for(asked_again, seconds=60)
+    assert without_holes(tap.wait(lambda messages: messages and messages[-1]["type"] == "delta"))
+    assert collector.subscribe(PERP) == (200, {"status": "ok"})
+    assert collector.service.stop() == 0
+    assert "Traceback" not in collector.service.output
 
 
 def test_depth_one_gets_its_snapshot_too(home: Home) -> None:
