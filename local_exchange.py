@@ -98,6 +98,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--changes", type=int, default=4, help="levels changed by each push (default 4)")
     add("--seed", type=int, default=1, help="another seed, another market (default 1)")
     add("--no-crossing", action="store_true", help="the two legs of a pair never cross")
+    add(
+        "--swings",
+        type=_share,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the swings of a premium that take place; less of them, less to trade (default 1)",
+    )
 
     recording = parser.add_argument_group("recording")
     add = recording.add_argument
@@ -121,6 +128,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if parsed.instruments < 1 or parsed.levels < 2 or parsed.changes < 1:
         parser.error("expected --instruments and --changes of at least 1, --levels of at least 2")
     return parsed
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, was {text}")
+    return share
 
 
 def _at_least_zero(text: str) -> float:
@@ -155,6 +169,7 @@ def make_source(options: argparse.Namespace) -> Source:
         changes=options.changes,
         seed=options.seed,
         crossing=not options.no_crossing,
+        swings=options.swings,
     )
 
 

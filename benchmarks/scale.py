@@ -6,14 +6,13 @@ import itertools
 import time
 
 from benchmarks import machine, market
-from benchmarks.pipeline import Pipeline
+from benchmarks.pipeline import Pipeline, market_process
 from benchmarks.place import Place, place, wait_until
 from benchmarks.results import Row, check, progress, thousands
 from benchmarks.storage import Load as StorageLoad
 from benchmarks.storage import stored
 from benchmarks.updates import Engine, drained
 from benchmarks.updates import Load as SignalLoad
-from exchange.process import ExchangeProcess
 from exchange.synthetic import SyntheticMarket
 from messaging import ORDERS, SIGNAL, STORAGE
 
@@ -88,8 +87,7 @@ def _burst(quick: bool) -> Row:
     """Push at 300 a second, then ten times that, and time how long it takes until nothing waits."""
     seconds = 3.0 if quick else 10.0
     topics = market.pair_topics(1, 2)
-    arguments = ("--rate", "0", "--repeat-after", "0", "--instruments", "2")
-    with place() as there, ExchangeProcess(*arguments) as exchange, there.raw() as raw:
+    with place() as there, market_process(1) as exchange, there.raw() as raw:
         pipeline = Pipeline(there, exchange, topics, 1)
         pipeline.flow(raw, 300, seconds, "scale: before the burst")
         burst = pipeline.flow(raw, 3000, seconds, "scale: the burst")

@@ -44,6 +44,8 @@ class _Base:
         self.start = int(Decimal(price) / self.step)
         self.fair = self.start
         self.pushes = 0
+        self.period = -1
+        self.swings = True
         self.size = float(size)
 
 
@@ -93,6 +95,7 @@ class SyntheticMarket(Source):
         changes: levels that change at each push, moves of the price not counted.
         seed: same seed and same order of pushes, same market.
         crossing: whether the legs of a base cross.
+        swings: the share of the premium's swings that take place; in the others it stays at zero.
     """
 
     def __init__(
@@ -104,12 +107,14 @@ class SyntheticMarket(Source):
         changes: int = 4,
         seed: int = 1,
         crossing: bool = True,
+        swings: float = 1.0,
     ) -> None:
         super().__init__()
         self.rate = rate
         self.levels = levels
         self.changes = changes
         self.crossing = crossing
+        self.swings = swings
         self._rng = random.Random(seed)  # noqa: S311 - a market, not a secret
         self._half = 0 if crossing else CALM_STEPS + 1
         self._legs: dict[tuple[str, str], _Leg] = {}
@@ -193,6 +198,11 @@ class SyntheticMarket(Source):
             base.fair = min(max(base.fair, base.start - CALM_STEPS), base.start + CALM_STEPS)
             return base.fair
         if not leg.with_premium:
+            return base.fair
+        if self.swings < 1 and base.pushes // PREMIUM_PERIOD != base.period:
+            base.period = base.pushes // PREMIUM_PERIOD
+            base.swings = self._rng.random() < self.swings
+        if not base.swings:
             return base.fair
         swing = math.sin(2 * math.pi * base.pushes / PREMIUM_PERIOD)
         return base.fair + round(PREMIUM_STEPS * swing)

@@ -476,6 +476,16 @@ def test_without_crossing_no_pair_ever_crosses() -> None:
         assert linear["bid"] < spot["ask"]
 
 
+def test_share_of_the_swings_makes_the_pairs_cross_in_that_share_of_the_time() -> None:
+    def crossed(swings: float) -> int:
+        """How many of the pushes leave the pair crossed."""
+        looks = tops(SyntheticMarket(seed=5, swings=swings), 40_000)
+        return sum(int(spot["bid"] > linear["ask"] or linear["bid"] > spot["ask"]) for spot, linear in looks)
+
+    assert crossed(0) == 0
+    assert 0.1 < crossed(0.2) / crossed(1) < 0.3
+
+
 def test_same_seed_makes_the_same_market_and_another_seed_another() -> None:
     def levels(seed: int) -> list[Any]:
         topics = [("spot", "orderbook.50.BTCUSDT"), ("linear", "orderbook.50.BTCPERP")]
