@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 import time
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,9 +55,11 @@ def main() -> int:
         more = {"minutes": options.minutes} if name == "pipeline" else {}
         try:
             rows += benchmark.run(quick=options.quick, **more)
-        except WrongResult as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other figures are not lost for it
             wrong = True
-            rows.append(Row(name, "counts nothing", note=str(error)))
+            if not isinstance(error, WrongResult):
+                traceback.print_exc()
+            rows.append(Row(name, "counts nothing", note=f"{type(error).__name__}: {error}"))
         progress(f"[{number}/{len(names)}] {name}: done in {time.monotonic() - begin:.0f} s")
     if sys.stderr.isatty():
         sys.stderr.write("\n")
