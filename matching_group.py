@@ -29,13 +29,14 @@ class Quote:
 
 
 class MatchingGroup:
-    """Instruments that are traded against each other, in order of joining.
+    """Instruments of one matching key, that are traded against each other, in order of joining.
 
     The prices may be better than what the books have by now, never worse: a pair that is not found here has
     nothing to open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
+        self.key = key
         self._quotes: dict[Instrument, Quote] = {}
         self._bids: list[Decimal] = []  # sorted, one of each member
         self._asks: list[Decimal] = []

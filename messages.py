@@ -37,6 +37,7 @@ ZERO = Decimal(0)
 
 MAX_TEXT = 256
 MOST_DECIMALS = 100_000
+READ_AT_ONCE = 200  # bytes: reading so few levels costs less than asking whether they are plain
 # Numbers as the exchange writes them, within the bounds by their length alone; and all that we take.
 _PLAIN_DECIMAL = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?").fullmatch
 _DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?").fullmatch
@@ -66,11 +67,11 @@ _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
 
 
 class BookData(msgspec.Struct, frozen=True, gc=False):
-    """`data` of a push: levels as (price, size) texts, update id `u`, cross sequence `seq`."""
+    """`data` of a push: bids and asks as the JSON that came, update id `u`, cross sequence `seq`."""
 
     s: _Text
-    b: TextLevels
-    a: TextLevels
+    b: msgspec.Raw
+    a: msgspec.Raw
     u: _Integer
     seq: _Integer
 
@@ -96,7 +97,7 @@ _decode_book = msgspec.json.Decoder(BookMessage).decode
 
 
 def decode_book(body: bytes) -> BookMessage:
-    """Return the order-book message in `body`; its levels are checked by `decimal_levels`.
+    """Return the order-book message in `body`; its levels are checked by whoever reads them.
 
     Raises InvalidMessage on anything that is not one.
     """
@@ -118,19 +119,74 @@ def storable(text: str) -> bool:
     return _UNSTORABLE(text) is None
 
 
-def decimal_levels(levels: TextLevels) -> Levels:
-    """Return (price, size) texts as exact decimals: price above zero, size zero (removal) or above.
+def text_levels(side: bytes | msgspec.Raw) -> TextLevels:
+    """Return the levels in the JSON of one side as (price, size) texts, as `decimal_levels` takes them.
 
     Raises InvalidMessage on anything but decimal texts, and on numbers too large or too fine.
     """
-    return [(_PRICES[price], _SIZES[size]) for price, size in levels]
-
-
-def check_levels(levels: TextLevels) -> None:
-    """Raise InvalidMessage where `decimal_levels` would."""
+    levels = _texts(side)
     for price, size in levels:
         _PRICES[price]
         _SIZES[size]
+    return levels
+
+
+def decimal_levels(side: bytes | msgspec.Raw) -> Levels:
+    """Return the levels in the JSON of one side as exact decimals: price above zero, size zero or above.
+
+    Raises InvalidMessage on anything but decimal texts, and on numbers too large or too fine.
+    """
+    return [(_PRICES[price], _SIZES[size]) for price, size in _texts(side)]
+
+
+def _texts(side: bytes | msgspec.Raw) -> TextLevels:
+    try:
+        return _decode_levels(side)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidMessage(f"levels: {error}") from None
+
+
+_decode_levels = msgspec.json.Decoder(TextLevels).decode
+
+
+def plain_prices(side: bytes) -> list[float] | None:
+    """Return the prices in the JSON of one side, to the precision of floats, if it is plain, else None.
+
+    Plain means no blanks, and nothing but levels that `decimal_levels` takes, in digits and dots: nearly all
+    that come are. What has to hold for each number is asked of all of them at once, which costs a third of
+    reading them, less where the numbers are new. Also None for a side of few levels.
+    """
+    if len(side) < READ_AT_ONCE:
+        return None
+    # Without its digits and dots the side is nothing but pairs of quotes ...
+    pairs = side.translate(None, b"0123456789.")
+    if pairs != b'[["",""]%b]' % (b',["",""]' * (len(pairs) // 8 - 1)):
+        return None
+    # ... and without quotes and brackets nothing but numbers, none of them too long.
+    alone = side.translate(None, b'"[]')
+    if _TOO_LONG in alone.translate(_AS_ZERO):
+        return None
+    try:
+        numbers = _decode_numbers_alone(b"[%b]" % alone)
+    except msgspec.DecodeError:
+        return None
+    prices = numbers[::2]
+    return prices if all(prices) else None
+
+
+_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
+_TOO_LONG = b"0" * 21
+_decode_numbers_alone = msgspec.json.Decoder(list[float]).decode
+
+
+def best_level(side: bytes, *, highest: bool) -> tuple[Decimal, Decimal] | None:
+    """Return price and size of the first level of a plain side whose first level is its best, else None."""
+    prices = plain_prices(side)
+    if prices is None or prices != sorted(prices, reverse=highest) or prices[0] in prices[1:2]:
+        return None
+    _, price, _, text, _ = side.split(b'"', 4)
+    size = _SIZES[text.decode()]
+    return (_PRICES[price.decode()], size) if size else None
 
 
 class _Decimals(dict[str, Decimal]):

@@ -9,7 +9,11 @@ from bisect import bisect_left, insort
 from decimal import Decimal
 from enum import Enum, auto
 
-from messages import EXACT, ZERO, BookData, BookMessage, Levels, TextLevels, decimal_levels
+import msgspec
+
+from messages import EXACT, BookData, BookMessage, Levels, best_level, decimal_levels
+
+Sizes = dict[Decimal, Decimal]  # by price
 
 # A stream that goes on for so long with update ids below the book's is not the one that the book came from.
 STALLED_MESSAGES = 10
@@ -30,6 +34,8 @@ class Level:
 class Outcome(Enum):
     """What a message did to a book."""
 
+    __hash__ = object.__hash__  # Enum's own is Python, and each message is counted by its outcome
+
     APPLIED = auto()  # the book is now what the exchange says
     REPEATED = auto()  # a copy of what the book holds; nothing changed
     STALE = auto()  # from before the book's state; ignored and counted
@@ -37,87 +43,120 @@ class Outcome(Enum):
     HOLE = auto()  # updates are missing, or the book contradicts itself: it waits for a snapshot now
 
 
+class Snapshot(msgspec.Struct, gc=False):
+    """One side of a snapshot in plain form: its JSON, and the first level, which is the best."""
+
+    json: bytes
+    price: Decimal
+    size: Decimal
+
+
 class Side:
     """The levels of one side of a book.
 
     Prices of levels that have something left for us are sorted; a level that we took whole is not among them
-    and comes back only when the exchange reports another size for it.
+    and comes back only when the exchange reports another size for it. A snapshot in plain form is kept as it
+    came until more than its best level is asked for: the next one often comes before that.
     """
 
-    __slots__ = ("_best", "_levels", "_prices", "_snapshot")
+    __slots__ = ("_best", "_ours", "_prices", "_sizes", "_unread")
 
     def __init__(self, *, best_is_highest: bool) -> None:
         self._best = -1 if best_is_highest else 0
-        self._levels: dict[Decimal, Level] = {}
+        self._sizes: Sizes = {}  # as the exchange has reported them
         # A plain sorted list: at book sizes moving its tail is several times faster than what a SortedDict
         # does for an insertion (benchmarks/README.md).
         self._prices: list[Decimal] = []
-        # The snapshot whose levels these are, each with a price of its own; None after a delta.
-        self._snapshot: TextLevels | None = None
+        # Levels that somebody has been given and whose size has been the same since.
+        self._ours: dict[Decimal, Level] = {}
+        self._unread: Snapshot | None = None  # in place of sizes and prices
 
-    def best(self) -> Level | None:
-        """Return the best level that has something left for us."""
-        return self._levels[self._prices[self._best]] if self._prices else None
+    def best_price(self) -> Decimal | None:
+        """Return the price of the best level that has something left for us."""
+        if self._unread is not None:
+            return self._unread.price
+        return self._prices[self._best] if self._prices else None
+
+    def best(self) -> Level:
+        """Return the best level that has something left for us, to be taken from.
+
+        Raises IndexError where there is none (`best_price` is None).
+        """
+        unread = self._unread
+        price = self._prices[self._best] if unread is None else unread.price
+        level = self._ours.get(price)
+        if level is None:
+            size = self._sizes[price] if unread is None else unread.size
+            level = self._ours[price] = Level(price, size)
+        return level
 
     def update(self, levels: Levels) -> None:
         """Apply a delta's levels: absolute sizes, zero removes; removing what is not there is no error."""
-        self._snapshot = None
-        known = self._levels
+        self._read()
+        sizes = self._sizes
         prices = self._prices
+        ours = self._ours
         for price, size in levels:
-            level = known.get(price)
-            if level is None:
+            known = sizes.get(price)
+            if known is None:
                 if size:
-                    known[price] = Level(price, size)
+                    sizes[price] = size
                     insort(prices, price)
-            elif not size:
-                del known[price]
-                if level.left:
-                    del prices[bisect_left(prices, price)]
-            elif level.size != size:
-                known[price] = Level(price, size)
-                if not level.left:
-                    insort(prices, price)
+            elif known != size:
+                taken = ours.pop(price, None) if ours else None
+                if not size:
+                    del sizes[price]
+                    if taken is None or taken.left:
+                        del prices[bisect_left(prices, price)]
+                else:
+                    sizes[price] = size
+                    if taken is not None and not taken.left:
+                        insort(prices, price)
 
-    def difference(self, snapshot: TextLevels) -> Levels:
-        """Return a snapshot as the delta that brings this side to it; raises InvalidMessage.
+    def checked(self, levels: msgspec.Raw) -> Snapshot | Sizes:
+        """Return a snapshot's levels as `replace` takes them; raises InvalidMessage."""
+        json = bytes(levels)
+        if self._ours:
+            return _sizes(json)
+        if self._unread is not None and self._unread.json == json:
+            return self._unread
+        best = best_level(json, highest=self._best == -1)
+        return _sizes(json) if best is None else Snapshot(json, *best)
 
-        After another snapshot only the levels whose texts differ are looked at: most messages change a few.
-        """
-        before = self._snapshot
-        if before is not None and len(before) == len(snapshot):
-            changed = [(new, old) for new, old in zip(snapshot, before, strict=True) if new != old]
-            if all(new[0] == old[0] for new, old in changed):
-                return decimal_levels([new for new, _ in changed])
-        sizes = dict(snapshot)
-        if before is None or len(sizes) != len(snapshot):
-            after = dict(decimal_levels(snapshot))
-            return [(price, ZERO) for price in self._levels.keys() - after.keys()] + list(after.items())
-        known = dict(before)
-        levels = decimal_levels([level for level in snapshot if known.get(level[0]) != level[1]])
-        stays = {price for price, _ in levels}  # written another way
-        gone = decimal_levels([(price, "0") for price in known.keys() - sizes.keys()])
-        return [level for level in gone if level[0] not in stays] + levels
-
-    def replace(self, snapshot: TextLevels, difference: Levels) -> None:
-        """Put a snapshot in place by its difference; what we took of a level of the same size stays taken."""
-        self.update(difference)
-        if len(self._levels) == len(snapshot):  # each text is a level of its own
-            self._snapshot = snapshot
+    def replace(self, snapshot: Snapshot | Sizes) -> None:
+        """Put a snapshot in place; what we took of a level of the same size stays taken."""
+        if isinstance(snapshot, Snapshot):
+            self._unread = snapshot
+            return
+        self._unread = None
+        self._sizes = snapshot
+        ours = self._ours
+        if ours:
+            ours = {price: level for price, level in ours.items() if snapshot.get(price) == level.size}
+            self._ours = ours
+        self._prices = sorted(price for price in snapshot if price not in ours or ours[price].left)
 
     def take(self, level: Level, size: Decimal) -> None:
         """Take `size` of `level`; without effect where the exchange has reported another size since."""
+        self._read()
         level.left = EXACT.subtract(level.left, size)
-        if not level.left and self._levels.get(level.price) is level:
+        if not level.left and self._ours.get(level.price) is level:
             del self._prices[bisect_left(self._prices, level.price)]
 
-    def reported(self) -> dict[Decimal, Decimal]:
+    def reported(self) -> Sizes:
         """Return {price: size} as the exchange has reported it."""
-        return {price: level.size for price, level in self._levels.items()}
+        self._read()
+        return dict(self._sizes)
 
-    def available(self) -> dict[Decimal, Decimal]:
+    def available(self) -> Sizes:
         """Return {price: size} of what is left for us."""
-        return {price: self._levels[price].left for price in self._prices}
+        self._read()
+        ours = self._ours
+        return {price: ours[price].left if price in ours else self._sizes[price] for price in self._prices}
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self.replace(_sizes(self._unread.json))
 
 
 class OrderBook:
@@ -164,8 +203,8 @@ class OrderBook:
         """
         data = message.data
         if message.type == "snapshot":
-            bids = self.bids.difference(data.b)
-            asks = self.asks.difference(data.a)
+            bids = self.bids.checked(data.b)
+            asks = self.asks.checked(data.a)
             # A copy that was sent again: a new one is published later, whatever its u.
             if (
                 heard_at <= self.heard_at
@@ -180,12 +219,12 @@ class OrderBook:
             if self.usable and data.u == self.update_id and (data.u != 1 or self._holds(data)):
                 self.heard_at = max(self.heard_at, heard_at)
                 return Outcome.REPEATED
-            self.bids.replace(data.b, bids)
-            self.asks.replace(data.a, asks)
+            self.bids.replace(bids)
+            self.asks.replace(asks)
             self.usable = True
         else:
-            bids = decimal_levels(data.b)
-            asks = decimal_levels(data.a)
+            changed_bids = decimal_levels(data.b)
+            changed_asks = decimal_levels(data.a)
             if not self.usable:
                 return Outcome.WAITING
             if data.u > self.update_id + 1 and self._consecutive:
@@ -197,13 +236,13 @@ class OrderBook:
                 # A delta with u = 1 belongs to a service that was restarted and whose snapshot we missed.
                 if data.u == 1:
                     return self._hole()
-                self.stale += 1
                 self._stale_in_a_row += 1
                 if self._stale_in_a_row >= STALLED_MESSAGES and heard_at > self.heard_at + STALLED_MS:
                     return self._hole()
+                self.stale += 1
                 return Outcome.STALE
-            self.bids.update(bids)
-            self.asks.update(asks)
+            self.bids.update(changed_bids)
+            self.asks.update(changed_asks)
         self.update_id = data.u
         self.sequence_id = data.seq
         self.cts = message.cts
@@ -217,13 +256,12 @@ class OrderBook:
         self.usable = False
 
     def _holds(self, snapshot: BookData) -> bool:
-        bids, asks = decimal_levels(snapshot.b), decimal_levels(snapshot.a)
-        return self.bids.reported() == _present(bids) and self.asks.reported() == _present(asks)
+        return self.bids.reported() == _sizes(snapshot.b) and self.asks.reported() == _sizes(snapshot.a)
 
     def _crossed(self) -> bool:
-        bid = self.bids.best()
-        ask = self.asks.best()
-        return bid is not None and ask is not None and bid.price >= ask.price
+        bid = self.bids.best_price()
+        ask = self.asks.best_price()
+        return bid is not None and ask is not None and bid >= ask
 
     def _hole(self) -> Outcome:
         self.usable = False
@@ -231,5 +269,5 @@ class OrderBook:
         return Outcome.HOLE
 
 
-def _present(levels: Levels) -> dict[Decimal, Decimal]:
-    return {price: size for price, size in dict(levels).items() if size}
+def _sizes(levels: bytes | msgspec.Raw) -> Sizes:
+    return {price: size for price, size in dict(decimal_levels(levels)).items() if size}

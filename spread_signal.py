@@ -23,7 +23,7 @@ from messages import (
     Order,
     Reply,
 )
-from order_book import Level, OrderBook, Outcome
+from order_book import OrderBook, Outcome
 from spreads import OpenSpreads, Pair, Spread, new_id
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Signal:
         # Instruments whose book waits for a snapshot that the collector should be asked for.
         self.incomplete: set[Instrument] = set()
         self.outcomes: Counter[Outcome] = Counter()
-        self._key_of: dict[Instrument, str] = {}
+        self._group_of: dict[Instrument, MatchingGroup] = {}
         self.named: set[Instrument] = set()  # by the newest subscription map
         self._put_out: set[Instrument] = set()
         # A refused order's pair, with the versions of its books (long, short) that it was made on.
@@ -93,16 +93,21 @@ class Signal:
             self.books[instrument] = book
         else:
             outcome = book.apply(message, heard_at)
-        key = self._key_of.get(instrument)
+        group = self._group_of.get(instrument)
         # An old copy does not bring an old key back.
-        if key is None or (key != message.matching_key and outcome in {Outcome.APPLIED, Outcome.REPEATED}):
-            self._join(instrument, message.matching_key)
+        if group is None or (
+            group.key != message.matching_key and outcome in {Outcome.APPLIED, Outcome.REPEATED}
+        ):
+            group = self._join(instrument, message.matching_key)
         self.outcomes[outcome] += 1
         if outcome is Outcome.APPLIED:
             if self.incomplete:
                 self.incomplete.discard(instrument)
-            group = self._quote(instrument)
-            return _union(group.crossing(instrument), self._with_spreads(instrument, group))
+            _quote(group, instrument, book)
+            crossing = group.crossing(instrument)
+            if self.spreads.pairs_of(instrument):
+                return _union(crossing, self._with_spreads(instrument, group))
+            return crossing
         if outcome is Outcome.HOLE or outcome is Outcome.WAITING:
             self.incomplete.add(instrument)
         return ()
@@ -126,28 +131,23 @@ class Signal:
         """Take the trading engine's list of what is open, oldest first, in place of what is known here."""
         self.spreads = OpenSpreads.of(spreads)
 
-    def _join(self, instrument: Instrument, key: str) -> None:
+    def _join(self, instrument: Instrument, key: str) -> MatchingGroup:
         self._leave(instrument)
-        self._key_of[instrument] = key
-        self.groups.setdefault(key, MatchingGroup()).join(instrument)
-        self._quote(instrument)
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = MatchingGroup(key)
+        group.join(instrument)
+        self._group_of[instrument] = group
+        _quote(group, instrument, self.books[instrument])
+        return group
 
     def _leave(self, instrument: Instrument) -> None:
-        key = self._key_of.pop(instrument, None)
-        if key is None:
+        group = self._group_of.pop(instrument, None)
+        if group is None:
             return
-        self.groups[key].leave(instrument)
-        if not self.groups[key]:
-            del self.groups[key]
-
-    def _quote(self, instrument: Instrument) -> MatchingGroup:
-        """Tell the instrument's group its best prices, and return the group."""
-        group = self.groups[self._key_of[instrument]]
-        book = self.books[instrument]
-        bid = book.bids.best()
-        ask = book.asks.best()
-        group.quote(instrument, bid.price if bid else NO_BID, ask.price if ask else NO_ASK)
-        return group
+        group.leave(instrument)
+        if not group:
+            del self.groups[group.key]
 
     def _with_spreads(self, instrument: Instrument, group: MatchingGroup) -> list[Pair]:
         """Return the pairs of `instrument` in `group` that have spreads open."""
@@ -181,10 +181,12 @@ class Signal:
 
     def _open(self, pair: Pair) -> Look:
         while (entry := self._entry(pair)) is not None:
-            long, ask, short, bid = entry
+            long, short = entry
             versions = long.version, short.version
             if pair in self._beyond_risk or self._opens_refused.get(pair) == versions:
                 return
+            ask = long.asks.best()
+            bid = short.bids.best()
             order = Order(
                 action=OPEN_SPREAD,
                 buy=pair.long,
@@ -212,10 +214,12 @@ class Signal:
     def _close(self, spread: Spread) -> Look:
         pair = spread.pair
         while spread.quantity and (exits := self._exit(pair, spread.spread)) is not None:
-            long, bid, short, ask = exits
+            long, short = exits
             versions = long.version, short.version
             if self._closes_refused.get(pair) == versions:
                 return
+            bid = long.bids.best()
+            ask = short.asks.best()
             order = Order(
                 action=CLOSE_SPREAD,
                 buy=pair.short,
@@ -238,33 +242,29 @@ class Signal:
             short.asks.take(ask, order.size)
             self.spreads.reduce(spread, order.size)
 
-    def _entry(self, pair: Pair) -> tuple[OrderBook, Level, OrderBook, Level] | None:
-        """Return long book and best ask, short book and best bid, where bid(short) > ask(long)."""
+    def _entry(self, pair: Pair) -> tuple[OrderBook, OrderBook] | None:
+        """Return the books (long, short) where bid(short) > ask(long), else None."""
         books = self._tradable(pair)
         if books is None:
             return None
-        long, short = books
-        ask = long.asks.best()
-        bid = short.bids.best()
-        if ask is None or bid is None or bid.price <= ask.price:
-            return None
-        return long, ask, short, bid
+        ask = books[0].asks.best_price()
+        bid = books[1].bids.best_price()
+        return books if ask is not None and bid is not None and bid > ask else None
 
     def _may_close(self, pair: Pair) -> bool:
         widest = self.spreads.widest(pair)
         return widest is not None and self._exit(pair, widest) is not None
 
-    def _exit(self, pair: Pair, entry: Decimal) -> tuple[OrderBook, Level, OrderBook, Level] | None:
-        """Return long book and best bid, short book and best ask, where |bid(long) - ask(short)| < entry."""
+    def _exit(self, pair: Pair, entry: Decimal) -> tuple[OrderBook, OrderBook] | None:
+        """Return the books (long, short) where |bid(long) - ask(short)| < entry, else None."""
         books = self._tradable(pair)
         if books is None:
             return None
-        long, short = books
-        bid = long.bids.best()
-        ask = short.asks.best()
-        if bid is None or ask is None or abs(EXACT.subtract(bid.price, ask.price)) >= entry:
+        bid = books[0].bids.best_price()
+        ask = books[1].asks.best_price()
+        if bid is None or ask is None or abs(EXACT.subtract(bid, ask)) >= entry:
             return None
-        return long, bid, short, ask
+        return books
 
     def _tradable(self, pair: Pair) -> tuple[OrderBook, OrderBook] | None:
         """Return the books of `pair` (long, short), None where one must not be traded on."""
@@ -275,6 +275,12 @@ class Signal:
         if self._max_age_ms and min(long.heard_at, short.heard_at) < self._clock() - self._max_age_ms:
             return None
         return long, short
+
+
+def _quote(group: MatchingGroup, instrument: Instrument, book: OrderBook) -> None:
+    bid = book.bids.best_price()
+    ask = book.asks.best_price()
+    group.quote(instrument, NO_BID if bid is None else bid, NO_ASK if ask is None else ask)
 
 
 def _union(pairs: list[Pair], more: list[Pair]) -> list[Pair]:

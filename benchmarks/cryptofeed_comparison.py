@@ -84,9 +84,9 @@ def _books(folder: str, count: int) -> list[Row]:
         begin = time.process_time()
         for message in decoded:
             book.apply(message, 0)
-            bid, ask = book.bids.best(), book.asks.best()
+            bid, ask = book.bids.best_price(), book.asks.best_price()
             check(bid and ask, "a side of the book is empty")
-            best = [str(bid and bid.price), str(ask and ask.price)]
+            best = [str(bid), str(ask)]
         ours = min(ours, time.process_time() - begin)
         begin = time.process_time()
         for body in bodies:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import messages
 from tests.workspace import HERE, Workspace, workspace
 
 RECORDINGS = (HERE / os.environ.get("BLACKBIRD_SHARED", "../shared") / "recordings").resolve()
@@ -41,3 +42,9 @@ def recordings() -> Path:
     if not RECORDINGS.is_dir():
         pytest.skip(f"no recordings at {RECORDINGS} (BLACKBIRD_SHARED says where they are)")
     return RECORDINGS
+
+
+@pytest.fixture(params=[0, messages.READ_AT_ONCE])
+def sides_read_and_unread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test twice: with plain sides of few levels left unread like those of many, and as it is."""
+    monkeypatch.setattr(messages, "READ_AT_ONCE", request.param)

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
+import msgspec
+
 from messages import ACK, NOT_ACK, BookData, BookMessage, Instrument, Order, Reply
 from order_book import Outcome
 from spread_signal import Signal
@@ -20,6 +22,11 @@ TextLevels = Iterable[tuple[str, str]]
 PLACED = Reply(ACK, "order placed")
 REFUSED = Reply(NOT_ACK, "order not placed")
 BEYOND_RISK = Reply(NOT_ACK, "risk limit exceed")
+
+
+def levels_json(levels: TextLevels) -> msgspec.Raw:
+    """Return levels as they come in a message."""
+    return msgspec.Raw(msgspec.json.encode(list(levels)))
 
 
 def book_message(
@@ -38,11 +45,12 @@ def book_message(
     """Return a push; `time` is both clocks of the exchange, `cts` and `seq`, and `u` by default."""
     time = u if time is None else time
     cts = time if cts is None else cts
+    seq = time if seq is None else seq
     return BookMessage(
         topic=f"orderbook.{depth}.{instrument.symbol}",
         type="snapshot" if kind == "snapshot" else "delta",
         ts=cts,
-        data=BookData(s=instrument.symbol, b=list(bids), a=list(asks), u=u, seq=time if seq is None else seq),
+        data=BookData(instrument.symbol, levels_json(bids), levels_json(asks), u, seq),
         cts=cts,
         channel=instrument.channel,  # type: ignore[arg-type]  # some tests make channels that are none
         matching_key=key,

@@ -109,6 +109,10 @@ def wrong_books() -> list[bytes]:
         levels += [[[price, "1"]] for price in WRONG_PRICES]
         levels += [[["1", size]] for size in WRONG_PRICES if size != "0"]
         bodies += [changed(good, ["data", side], value) for value in levels]
+    # One wrong level behind forty good ones, written as the exchange writes them.
+    many = [[str(price), "1"] for price in range(99, 59, -1)]
+    long = [changed(good, ["data", "b"], [*many, [price, "1"]]) for price in WRONG_PRICES]
+    bodies += [json.dumps(json.loads(body), separators=(",", ":")).encode() for body in long]
     text = encode(good)
     bodies += [
         text.replace(b'"cts": ', b'"cts": NaN, "x": '),

@@ -7,6 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import messages
 from messages import (
@@ -18,6 +20,7 @@ from messages import (
     OpenSpread,
     Order,
     Reply,
+    best_level,
     decimal_levels,
     decode_book,
     decode_reply,
@@ -28,8 +31,11 @@ from messages import (
     encode_reply,
     encode_resync,
     encode_subscriptions,
+    plain_prices,
     storable,
+    text_levels,
 )
+from tests.market import levels_json
 
 D = Decimal
 
@@ -149,12 +155,6 @@ def test_book_message_with_a_wrong_field_is_refused_by_its_name(field: str, valu
     [
         ("s", ""),
         ("s", 5),
-        ("b", {}),
-        ("b", [["1"]]),
-        ("b", [["1", "2", "3"]]),
-        ("b", [[1, 2]]),
-        ("a", [[None, "1"]]),
-        ("a", "61837"),
         ("u", -1),
         ("u", "5"),
         ("u", 2**63),
@@ -224,6 +224,16 @@ def test_odd_text_is_taken_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "levels", [{}, [["1"]], [["1", "2", "3"]], [[1, 2]], [[None, "1"]], "61837", None, 5]
+)
+def test_levels_that_are_no_pairs_of_texts_are_refused(levels: Any) -> None:
+    side = decode_book(body(BOOK, data={**BOOK["data"], "b": levels})).data.b
+    for read in (decimal_levels, text_levels):
+        with pytest.raises(InvalidMessage, match="levels: Expected `"):
+            read(side)
+
+
+@pytest.mark.parametrize(
     ("text", "number"),
     [
         ("61837.24", "61837.24"),
@@ -235,14 +245,14 @@ def test_odd_text_is_taken_as_it_is(text: str) -> None:
     ],
 )
 def test_prices_and_sizes_are_exact(text: str, number: str) -> None:
-    assert decimal_levels([(text, text)]) == [(D(number), D(number))]
+    assert decimal_levels(levels_json([(text, text)])) == [(D(number), D(number))]
 
 
 @pytest.mark.parametrize("text", ["0", "0.0", "0.00000000", "0e5", "0E-9"])
 def test_zero_is_a_size_and_no_price(text: str) -> None:
-    assert decimal_levels([("1", text)]) == [(D(1), D(0))]
+    assert decimal_levels(levels_json([("1", text)])) == [(D(1), D(0))]
     with pytest.raises(InvalidMessage, match="expected a price above zero"):
-        decimal_levels([(text, "1")])
+        decimal_levels(levels_json([(text, "1")]))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +279,7 @@ def test_zero_is_a_size_and_no_price(text: str) -> None:
 def test_text_that_is_no_decimal_is_neither_price_nor_size(text: str) -> None:
     for level in ((text, "1"), ("1", text)):
         with pytest.raises(InvalidMessage, match="expected a decimal number, was"):
-            decimal_levels([level])
+            decimal_levels(levels_json([level]))
 
 
 @pytest.mark.parametrize(
@@ -278,12 +288,132 @@ def test_text_that_is_no_decimal_is_neither_price_nor_size(text: str) -> None:
 def test_number_out_of_bounds_is_neither_price_nor_size(text: str) -> None:
     for level in ((text, "1"), ("1", text)):
         with pytest.raises(InvalidMessage, match=r"expected 1E-20 to 1E\+20, was"):
-            decimal_levels([level])
+            decimal_levels(levels_json([level]))
+
+
+@pytest.fixture
+def all_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sides of few levels are looked at like those of many."""
+    monkeypatch.setattr(messages, "READ_AT_ONCE", 0)
+
+
+PLAIN = [
+    b'[["61837.24","0"]]',
+    b'[["2","1"],["1","0.00000000000000000001"]]',
+    b'[["1","1"],["2","99999999999999999999.99999999999999999999"]]',
+    b'[["1","1"],["1","1"],["0.5","0.50"]]',
+]
+
+
+@pytest.mark.usefixtures("all_sides")
+@pytest.mark.parametrize("side", PLAIN)
+def test_plain_levels_are_recognized(side: bytes) -> None:
+    assert plain_prices(side) == [float(price) for price, _ in decimal_levels(side)]
+
+
+NOT_PLAIN = [
+    b"",
+    b"[]",
+    b"[[]]",
+    b"[1,2]",
+    b"[[1,2]]",
+    b'["1","2"]',
+    b'[["1","2"]',
+    b'[["1"]]',
+    b'[["1","2","3"]]',
+    b'[["1","2"],["3"]]',
+    b'[["1","2"],["3","4","5"]]',
+    b'[["1","2"],["3","4"],["5"]]',
+    b'[["1"],["2","3","4"]]',
+    b'[["1,2","3"]]',
+    b'["[1","2]"]',
+    b'[["1","2],[3","4"]]',
+    b'[["","1"]]',
+    b'[["1",""]]',
+    b'[["1","."]]',
+    b'[["1.","1"]]',
+    b'[[".5","1"]]',
+    b'[["1.2.3","1"]]',
+    b'[["01","1"]]',
+    b'[["1e5","1"]]',
+    b'[["-1","1"]]',
+    b'[["1","-0"]]',
+    b'[["0","1"]]',
+    b'[["1","1"],["0.000","1"]]',
+    b'[["1" ,"1"]]',
+    b'[["1 ","1"]]',
+    b'[["1","1"]]\n',
+    b'[["1","\\u0031"]]',
+    b'[["1","' + b"1" * 21 + b'"]]',
+    b'[["1","0.' + b"0" * 20 + b'1"]]',
+    b'[["NaN","1"]]',
+    '[["\u0661","1"]]'.encode(),
+]
+
+
+@pytest.mark.usefixtures("all_sides")
+@pytest.mark.parametrize("side", NOT_PLAIN)
+def test_levels_that_are_not_plain_are_left_to_be_read(side: bytes) -> None:
+    assert plain_prices(side) is None
+
+
+@pytest.mark.usefixtures("all_sides")
+def test_only_the_first_level_of_a_plain_side_can_be_its_best() -> None:
+    bids = b'[["2.50","0.10"],["2","3"],["2","4"]]'
+    assert best_level(bids, highest=True) == (D("2.5"), D("0.1"))
+    assert best_level(b'[["2","3"],["2.5","0.1"]]', highest=False) == (D(2), D(3))
+    assert (
+        best_level(b'[["7","3"]]', highest=False) == best_level(b'[["7","3"]]', highest=True) == (D(7), D(3))
+    )
+    for unsure in (b'[["2","1"],["3","1"]]', b'[["2","1"],["2.0","3"]]', b'[["2","0.0"],["1","3"]]', b"[]"):
+        assert best_level(unsure, highest=True) is None
+    nearly = b'[["1.00000000000000000001","1"],["1.00000000000000000002","1"]]'
+    assert best_level(nearly, highest=True) is best_level(nearly, highest=False) is None
+
+
+PIECES = ["[", "]", '"', ",", '","', '"],["', '[["', '"]]', "1", "0", "20.5", "7", ".", "-", "e", " ", "\\"]
+
+
+@pytest.mark.usefixtures("all_sides")
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=8), st.sampled_from([b'[["5","1"],["3","2"]]', b'[["1","2"]]'])
+)
+def test_what_is_plain_can_be_read(pieces: list[str], side: bytes) -> None:
+    """Text put into a message's side anywhere: whatever is taken for plain reads as the same prices."""
+    text = "".join(pieces).encode()
+    for at in range(len(side) + 1):
+        changed = body(BOOK, data={**BOOK["data"], "b": "@"}).replace(b'"@"', side[:at] + text + side[at:])
+        try:
+            bids = decode_book(changed).data.b
+        except InvalidMessage:
+            continue
+        prices = plain_prices(bytes(bids))
+        if prices is not None:
+            assert prices == [float(price) for price, _ in decimal_levels(bids)]
+
+
+@pytest.mark.parametrize(
+    "side",
+    [
+        b'[["1"5,"2"]]',
+        b'[["1",5"2"]]',
+        b'[[5"1","2"]]',
+        b'[["1","2"5]]',
+        b'[5["1","2"]]',
+        b'[["1","2"]5]',
+        b'5[["1","2"]]',
+        b'[["1","2"]]5',
+        b'[["1","2"],5["1","2"]]',
+    ],
+)
+def test_levels_that_are_no_json_are_refused_with_the_message(side: bytes) -> None:
+    with pytest.raises(InvalidMessage, match="malformed"):
+        decode_book(body(BOOK, data={**BOOK["data"], "b": "@"}).replace(b'"@"', side))
 
 
 def test_endless_number_is_refused_in_few_words() -> None:
     with pytest.raises(InvalidMessage) as error:
-        decimal_levels([("1" * 900_000, "1")])
+        decimal_levels(levels_json([("1" * 900_000, "1")]))
     assert len(str(error.value)) < 100
 
 
@@ -292,7 +422,9 @@ def test_numbers_stay_right_when_more_were_seen_than_are_remembered(monkeypatch:
     messages._PRICES.clear()
     messages._SIZES.clear()
     for number in [*range(1, 50), *range(1, 50)]:
-        assert decimal_levels([(f"{number}.5", f"{number}")]) == [(D(number) + D("0.5"), D(number))]
+        assert decimal_levels(levels_json([(f"{number}.5", f"{number}")])) == [
+            (D(number) + D("0.5"), D(number))
+        ]
         assert len(messages._PRICES) <= 10
         assert len(messages._SIZES) <= 10
 

@@ -11,6 +11,8 @@ from messages import InvalidMessage
 from order_book import Level, OrderBook, Outcome
 from tests.market import book_message, decimals
 
+pytestmark = pytest.mark.usefixtures("sides_read_and_unread")
+
 BIDS = [("100", "1"), ("99", "2"), ("98", "3")]
 ASKS = [("101", "1.5"), ("102", "2.5")]
 
@@ -26,15 +28,11 @@ def apply(book: OrderBook, kind: str, u: int, bids: Any = (), asks: Any = (), **
 
 
 def best_bid(book: OrderBook) -> Level:
-    level = book.bids.best()
-    assert level is not None
-    return level
+    return book.bids.best()
 
 
 def best_ask(book: OrderBook) -> Level:
-    level = book.asks.best()
-    assert level is not None
-    return level
+    return book.asks.best()
 
 
 def prices(book: OrderBook) -> tuple[Any, Any]:
@@ -51,8 +49,8 @@ def left_of(level: Level) -> tuple[Any, Any]:
 def test_new_book_is_empty_and_not_usable() -> None:
     book = OrderBook()
     assert not book.usable
-    assert book.bids.best() is None
-    assert book.asks.best() is None
+    assert book.bids.best_price() is None
+    assert book.asks.best_price() is None
 
 
 def test_snapshot_fills_the_book_and_makes_it_usable() -> None:
@@ -106,7 +104,7 @@ def test_empty_snapshot_empties_a_usable_book() -> None:
     book = full_book(10)
     assert apply(book, "snapshot", 11) is Outcome.APPLIED
     assert book.usable
-    assert book.bids.best() is None
+    assert book.bids.best_price() is None
 
 
 def test_delta_changes_adds_and_removes_levels() -> None:
@@ -133,7 +131,7 @@ def test_best_falls_back_to_the_next_level_when_removed() -> None:
 def test_side_without_levels_has_no_best() -> None:
     book = full_book()
     apply(book, "delta", 11, [("100", "0"), ("99", "0"), ("98", "0")])
-    assert book.bids.best() is None
+    assert book.bids.best_price() is None
     assert book.usable
 
 
@@ -147,7 +145,7 @@ def test_zero_size_in_a_snapshot_is_no_level() -> None:
     book = OrderBook()
     apply(book, "snapshot", 10, [("100", "0"), ("99", "1")], [("101", "0.00")])
     assert book.bids.reported() == decimals({"99": "1"})
-    assert book.asks.best() is None
+    assert book.asks.best_price() is None
 
 
 @pytest.mark.parametrize(
@@ -217,7 +215,7 @@ def test_delta_before_any_snapshot_waits() -> None:
     book = OrderBook()
     assert apply(book, "delta", 5, BIDS, ASKS) is Outcome.WAITING
     assert not book.usable
-    assert book.bids.best() is None
+    assert book.bids.best_price() is None
 
 
 @pytest.mark.parametrize("u", [10, 9, 2])
@@ -317,6 +315,7 @@ def test_stream_that_goes_on_below_the_book_s_id_makes_it_wait_for_a_snapshot() 
     began = book.heard_at
     outcomes = [book.apply(book_message("delta", 10 + n), began + 300 * n) for n in range(1, 11)]
     assert outcomes == [Outcome.STALE] * 9 + [Outcome.HOLE]
+    assert (book.stale, book.holes) == (9, 1)
     assert book.apply(book_message("snapshot", 20, BIDS, ASKS), began + 3001) is Outcome.APPLIED
 
 
@@ -390,7 +389,7 @@ def test_snapshot_with_u_1_that_takes_a_level_back_replaces_the_book() -> None:
     book = OrderBook()
     apply(book, "snapshot", 1, [("90", "1")], [("91", "1")], time=10)
     assert apply(book, "snapshot", 1, [("90", "1"), ("90", "0")], [("91", "1")], time=20) is Outcome.APPLIED
-    assert book.bids.best() is None
+    assert book.bids.best_price() is None
 
 
 @pytest.mark.parametrize("last", [1, 2, 5000])
@@ -479,7 +478,7 @@ def test_level_taken_in_tenths_is_gone_without_crumbs() -> None:
     apply(book, "snapshot", 10, [("100", "0.3")])
     for _ in range(3):
         book.bids.take(best_bid(book), Decimal("0.1"))
-    assert book.bids.best() is None
+    assert book.bids.best_price() is None
 
 
 def test_taken_size_stays_taken_while_other_levels_change() -> None:
@@ -577,6 +576,23 @@ def test_take_after_the_exchange_reported_another_size_changes_nothing() -> None
     assert best_bid(book).price == 100
 
 
+def test_take_after_the_level_was_given_anew_with_another_size_changes_nothing() -> None:
+    book = full_book(10)
+    ordered = best_bid(book)
+    apply(book, "delta", 11, [("100", "4")])
+    assert left_of(best_bid(book)) == (100, 4)
+    book.bids.take(ordered, Decimal(1))
+    assert left_of(best_bid(book)) == (100, 4)
+
+
+def test_level_that_was_given_and_changed_is_gone_when_it_is_removed() -> None:
+    book = full_book(10)
+    book.bids.take(best_bid(book), Decimal("0.5"))
+    apply(book, "delta", 11, [("100", "4")])
+    apply(book, "delta", 12, [("100", "0")])
+    assert best_bid(book).price == 99
+
+
 def test_take_after_the_level_was_removed_changes_nothing() -> None:
     book = full_book(10)
     ordered = best_bid(book)
@@ -659,6 +675,47 @@ def test_snapshot_with_a_zero_among_many_has_no_such_level() -> None:
     assert Decimal(95) not in book.bids.reported()
     apply(book, "snapshot", 12, MANY)
     assert book.bids.reported() == decimals(dict(MANY))
+
+
+def test_snapshot_follows_snapshot_unread_and_is_read_for_a_delta() -> None:
+    book = OrderBook()
+    for u, size in enumerate(("5", "6", "7"), 10):
+        apply(book, "snapshot", u, [("101", size), *MANY], [("102", size), ("103", "1")])
+        assert prices(book) == (101, 102)
+    apply(book, "delta", 13, [("101", "0"), ("95", "4")], [("101", "2")])
+    assert book.bids.reported() == decimals({**dict(MANY), "95": "4"})
+    assert book.asks.available() == decimals({"101": "2", "102": "7", "103": "1"})
+
+
+def test_level_given_before_the_next_snapshots_is_taken_while_its_size_stays() -> None:
+    book = OrderBook()
+    apply(book, "snapshot", 10, MANY)
+    ordered = best_bid(book)
+    apply(book, "snapshot", 11, [("101", "1"), *MANY])
+    apply(book, "snapshot", 12, [("101", "2"), *MANY])
+    book.bids.take(ordered, Decimal(1))
+    assert Decimal(100) not in book.bids.available()
+    apply(book, "snapshot", 13, [("100", "5"), *MANY[1:]])
+    book.bids.take(ordered, Decimal(0))
+    assert left_of(best_bid(book)) == (100, 5)
+
+
+@pytest.mark.parametrize(
+    "bids",
+    [
+        [*MANY[::-1]],
+        [*MANY, ("100.5", "1")],
+        [("100.00000000000000000001", "1"), ("100.00000000000000000002", "1"), *MANY],
+        [("100", "2"), *MANY],
+        [("100", "0"), *MANY],
+        [("101", "0"), *MANY],
+    ],
+)
+def test_snapshot_whose_first_level_is_not_plainly_the_best_has_its_best(bids: Any) -> None:
+    book = OrderBook()
+    apply(book, "snapshot", 10, bids)
+    last_sizes = {Decimal(price): Decimal(size) for price, size in bids}
+    assert book.bids.best_price() == max(price for price, size in last_sizes.items() if size)
 
 
 def test_snapshot_with_one_wrong_level_among_many_changes_nothing() -> None:

@@ -18,6 +18,8 @@ from messages import BookMessage, InvalidMessage, Order, decode_book
 from tests.market import PERP, SPOT
 from tests.workspace import HERE
 
+pytestmark = pytest.mark.usefixtures("sides_read_and_unread")
+
 D = Decimal
 ODD = [
     "a\tb",
@@ -36,6 +38,8 @@ ODD = [
     "\u2028",
     "\x7f",
     "\b\f\v",
+    '","',
+    '"],["',
 ]
 
 
@@ -58,7 +62,7 @@ def message(
         "matching_key": key,
         **changes,
     }
-    return decode_book(json.dumps(push).encode())
+    return decode_book(json.dumps(push, separators=(",", ":")).encode())
 
 
 def read_copy(lines: str) -> list[list[str | None]]:
