@@ -20,7 +20,7 @@ import pika.frame
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.spec import Basic, BasicProperties
 
-RECEIVE_BYTES = 65_536  # of one read; pika's are 4096
+RECEIVE_BYTES = 262_144  # of one read; pika's are 4096
 
 # AMQP 0-9-1, 4.2.3: type, channel, size, then the payload and an end octet.
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
@@ -67,14 +67,16 @@ class DeliveredProperties(BasicProperties):
         return getattr(self, name)
 
 
-def published_at(properties: BasicProperties) -> object:
-    """Return the header `published_at`, None where there is none; a number without decoding the others."""
+def published_at(properties: BasicProperties) -> int | None:
+    """Return the header `published_at` where it is a number; mostly without decoding the others."""
     if isinstance(properties, DeliveredProperties):
         encoded = properties.encoded
         at = encoded.find(_PUBLISHED_AT)
         if at >= 0:
             return int.from_bytes(encoded[at + 14 : at + 22], "big", signed=True)
-    return (properties.headers or {}).get("published_at")
+    value = (properties.headers or {}).get("published_at")
+    # pika gives some numbers as a subclass of int, and so is True.
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 _Pika: Any = AsyncioConnection  # its stubs name only what is public

@@ -16,8 +16,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
@@ -58,7 +59,7 @@ __all__ = ["OpenSpreads", "OrderManager", "Pair", "Signal", "SignalService", "Sp
 logger = logging.getLogger(__name__)
 
 UNACKNOWLEDGED = 2000
-ACKNOWLEDGE_EVERY = 100
+ACKNOWLEDGE_EVERY = 500
 ACKNOWLEDGE_SECONDS = 0.05
 # An answer that takes longer than this is late: books go on being kept without it.
 LATE_SECONDS = 1.0
@@ -171,7 +172,7 @@ class OrderManager:
             on_spreads(reply)
 
 
-class Arrived(NamedTuple):
+class Arrived(msgspec.Struct, gc=False):
     """A book message that waits to be worked off."""
 
     delivery_tag: int
@@ -311,11 +312,7 @@ class SignalService:
         now = milliseconds()
         published = published_at(properties)
         # A time from the future would keep a book young for ever.
-        # pika gives some numbers as a subclass of int, and so is True.
-        if isinstance(published, int) and not isinstance(published, bool):
-            heard_at = min(published, now)
-        else:
-            heard_at = now
+        heard_at = now if published is None or published > now else published
         try:
             arrived = Arrived(tag, decode_book(body), heard_at, body, properties)
         except InvalidMessage as error:
