@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
 import time
+from collections import defaultdict
 
 from benchmarks import machine, market
 from benchmarks.pipeline import Pipeline, market_process
 from benchmarks.place import Place, place, wait_until
-from benchmarks.results import Row, check, progress, thousands
+from benchmarks.results import Row, check, median, progress, thousands
 from benchmarks.storage import Load as StorageLoad
 from benchmarks.storage import stored
 from benchmarks.updates import Engine, drained
@@ -20,40 +22,56 @@ PAIRS = (1, 10, 50, 200)
 CHUNK = 20_000
 
 
-def _cost_by_instruments(there: Place, count: int) -> list[Row]:
-    """Return CPU a message of signal and storage; the ratio is to two instruments."""
-    rows = []
-    first: dict[str, float] = {}
-    for pairs in PAIRS:
-        progress(f"scale: {2 * pairs} instruments")
-        pushes, state = market.calm(1, pairs, count)
-        # The first message of each instrument makes its book; what a message costs is wanted.
-        cost = {
-            "signal": drained(there, SignalLoad("", pushes, state))[1] / count * 1e6,
-            "storage": stored(there, StorageLoad("", pushes))[1] / count * 1e6,
+def _with_sizes(pushes: list[market.Push]) -> list[market.Push]:
+    """Return the pushes with sizes from the same 37,000, as many as the recorded market has, for any of them.
+
+    A size that is new costs more than one that has come before, and one pair has few of them in little time.
+    """
+    sizes = random.Random(1)
+    changed = []
+    for channel, message in pushes:
+        data = message["data"]
+        levels = {
+            side: [(price, f"{sizes.randint(1, 37_000) / 1000}") for price, _ in data[side]] for side in "ba"
         }
-        if not first:
-            first = cost
-        for name, cpu in cost.items():
-            rows.append(
-                Row(
-                    f"{name}, {2 * pairs} instruments in pairs",
-                    f"{cpu:.1f} us CPU a message",
-                    f"{first[name]:.1f} us with 2" if pairs > 1 else "",
-                    cpu / first[name] if pairs > 1 else None,
-                    most=1.3,
-                )
-            )
-    for instruments in (20, 100):
-        cpu = drained(there, SignalLoad.in_one_group(instruments, count))[1] / count * 1e6
+        changed.append((channel, {**message, "data": {**data, **levels}}))
+    return changed
+
+
+def _cost_by_instruments(there: Place, count: int, rounds: int) -> list[Row]:
+    """Return CPU a message of signal and storage, medians of rounds; the ratio is to two instruments."""
+    loads = {}
+    for pairs in PAIRS:
+        pushes, state = market.calm(1, pairs, count)
+        pushes = _with_sizes(pushes)
+        # The first message of each instrument makes its book; what a message costs is wanted.
+        loads[pairs] = SignalLoad("", pushes, state), StorageLoad("", pushes)
+    grouped = {instruments: SignalLoad.in_one_group(instruments, count) for instruments in (20, 100)}
+    runs: defaultdict[str, list[float]] = defaultdict(list)
+    for number in range(rounds):
+        for pairs, (of_signal, of_storage) in loads.items():
+            progress(f"scale: {2 * pairs} instruments, round {number + 1} of {rounds}")
+            runs[f"signal, {2 * pairs} instruments in pairs"].append(drained(there, of_signal)[1])
+            runs[f"storage, {2 * pairs} instruments in pairs"].append(stored(there, of_storage)[1])
+        for instruments, load in grouped.items():
+            progress(f"scale: {instruments} in one group, round {number + 1} of {rounds}")
+            runs[f"signal, {instruments} instruments in one group"].append(drained(there, load)[1])
+    cost = {what: median(seconds) / count * 1e6 for what, seconds in runs.items()}
+    rows = []
+    for what in sorted(cost, key=lambda what: what.partition(",")[0]):
+        # Those of one group have sizes of their own, and are for comparing with one another.
+        first = f"{what.partition(',')[0]}, 2 instruments in pairs"
+        compared = what != first and what.endswith("in pairs")
         rows.append(
             Row(
-                f"signal, {instruments} instruments in one group",
-                f"{cpu:.1f} us CPU a message",
-                note=f"{2 * (instruments - 1)} pairs to look at",
+                what,
+                f"{cost[what]:.1f} us CPU a message",
+                f"{cost[first]:.1f} us with 2" if compared else "",
+                cost[what] / cost[first] if compared else None,
+                most=1.3 if compared else None,
             )
         )
-    return sorted(rows, key=lambda row: row.what.partition(",")[0])
+    return rows
 
 
 def _memory(there: Place, service: str, queue: str, count: int) -> Row:
@@ -83,13 +101,13 @@ def _memory(there: Place, service: str, queue: str, count: int) -> Row:
 
 
 def _burst(quick: bool) -> Row:
-    """Push at 300 a second, then ten times that, and time how long it takes until nothing waits."""
+    """Push at 500 a second, then ten times that, and time how long it takes until nothing waits."""
     seconds = 3.0 if quick else 10.0
     topics = market.pair_topics(1, 2)
     with place() as there, market_process(1) as exchange, there.raw() as raw:
         pipeline = Pipeline(there, exchange, topics, 1)
-        pipeline.flow(raw, 300, seconds, "scale: before the burst")
-        burst = pipeline.flow(raw, 3000, seconds, "scale: the burst")
+        pipeline.flow(raw, 500, seconds, "scale: before the burst")
+        burst = pipeline.flow(raw, 5000, seconds, "scale: the burst")
         end = time.time()
         wait_until(
             lambda: not any(raw.waiting(queue) for queue in (SIGNAL, STORAGE, ORDERS)), "empty queues", 60
@@ -109,7 +127,7 @@ def _burst(quick: bool) -> Row:
 def run(*, quick: bool) -> list[Row]:
     with place() as there:
         there.declare_queues()
-        rows = _cost_by_instruments(there, 10_000 if quick else 60_000)
+        rows = _cost_by_instruments(there, 10_000 if quick else 60_000, 1 if quick else 3)
         count = 100_000 if quick else 1_000_000
         rows.append(_memory(there, "signal", SIGNAL, count))
         there.space.query("TRUNCATE bybit.orderbook")
