@@ -91,6 +91,10 @@ class LeanConnection(_Pika):  # type: ignore[misc]
         transport._MAX_RECV_BYTES = RECEIVE_BYTES  # noqa: SLF001
         super()._proto_connection_made(transport)
 
+    def cut_off(self) -> None:
+        """End at once: a close would wait for an answer, and abandoned the socket would stay open."""
+        self._adapter_disconnect_stream()
+
     def _on_data_available(self, data_in: bytes) -> None:
         if not self.is_open:
             super()._on_data_available(data_in)

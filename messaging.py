@@ -61,6 +61,8 @@ LONGEST_PAUSE = 2.0
 # Somebody may delete what a service has declared, and not every deletion is told to it.
 REDECLARE_SECONDS = 2.0
 LOG_INTERVAL = 5.0
+# A broker that does not answer a close in this time is not waited for.
+CLOSE_SECONDS = 2.0
 PERSISTENT = pika.DeliveryMode.Persistent
 
 OnMessage = Callable[[Channel, Basic.Deliver, BasicProperties, bytes], None]
@@ -300,9 +302,12 @@ class Session:
             self._connection.close()
 
     async def closed(self) -> None:
-        """Close and wait until the broker has seen everything that was sent before."""
+        """Close once the broker has seen what was sent before; cut it off where it does not answer."""
         self.close()
-        await asyncio.wait([self.lost], timeout=2)
+        await asyncio.wait([self.lost], timeout=CLOSE_SECONDS)
+        if self._connection is not None and not self.lost.done():
+            self._connection.cut_off()
+            await asyncio.wait([self.lost], timeout=CLOSE_SECONDS)
 
     async def _ask(self, call: Callable[[Callable[..., None]], Any]) -> Any:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -245,10 +245,10 @@ def management(environment: dict[str, str], method: str, path: str, body: Any = 
     connection = http.client.HTTPConnection(environment.get("RABBITMQ_HOST", "127.0.0.1"), port, timeout=10)
     credentials = base64.b64encode(f"{Config.RABBITMQ_USER}:{Config.RABBITMQ_PASSWORD}".encode()).decode()
     headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"}
-    connection.request(method, f"/api/{path}", None if body is None else json.dumps(body), headers)
-    answer = connection.getresponse()
-    text = answer.read()
-    connection.close()
+    with contextlib.closing(connection):
+        connection.request(method, f"/api/{path}", None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        text = answer.read()
     return json.loads(text) if text and answer.status == 200 else {}
 
 
