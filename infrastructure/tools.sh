@@ -54,7 +54,10 @@ sync_environment() {
   }
 }
 
-uv_sync() { (cd "$here" && UV_PYTHON_DOWNLOADS=never "$uv" sync --quiet "$@" >"$here/.tools/uv.log" 2>&1); }
+# Compiled once here, the packages start in half the time: some machines keep Python from doing it by itself.
+uv_sync() {
+  (cd "$here" && UV_PYTHON_DOWNLOADS=never "$uv" sync --quiet --compile-bytecode "$@" >"$here/.tools/uv.log" 2>&1)
+}
 
 # Keeps the addresses of one machine's package index out of the committed lock file.
 install_lockfile_filter() {
