@@ -36,8 +36,9 @@ broker_environment() {
   export RABBITMQ_PID_FILE=$folder/node.pid
   export RABBITMQ_DIST_PORT=$distribution_port
   export ERL_EPMD_PORT=$name_service_port ERL_EPMD_ADDRESS=127.0.0.1
-  # Without busy waiting of its schedulers: the services need the cores. Quorum queues keep what is in their
-  # log in memory too: 64 MB of it, not 512.
+  # Without busy waiting of its schedulers, and without binding them to cores: the services need these too.
+  # Quorum queues keep what is in their log in memory too: 64 MB of it, not 512.
+  export RABBITMQ_SCHEDULER_BIND_TYPE=u
   export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+sbwt none +sbwtdcpu none +sbwtdio none -ra wal_max_size_bytes 67108864 -kernel inet_dist_use_interface {127,0,0,1}"
   # The server's script is replaced by the server, so that there is one process to stop.
   export RUNNING_UNDER_SYSTEMD=true
