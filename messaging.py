@@ -29,6 +29,9 @@ SIGNAL = "signal"
 SUBSCRIPTION = "subscription"
 RESYNC = "resync"
 ORDERS = "orders"
+# Replies to this address come by themselves to the channel that asked: a queue less on the way.
+# https://www.rabbitmq.com/docs/direct-reply-to
+DIRECT_REPLY = "amq.rabbitmq.reply-to"
 
 # Last-value queues: one message each, kept for whoever starts ("At start only the newest map counts").
 LATEST_SUBSCRIPTION = "subscription.latest"

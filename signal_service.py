@@ -1,8 +1,9 @@
 """Signal engine: keeps the books of each matching group, sends the orders that open and close spreads.
 
-Book messages are worked off one at a time, in order: while an order is out, those that follow wait, and only
-when its answer takes longer than a second are they applied without a look. What to do is `Signal`'s; how
-orders travel is `OrderManager`'s; this file takes messages to the one and orders to the other.
+The book messages of a group are worked off one at a time, in order: while an order of the group is out, those
+that follow wait, and only when its answer takes longer than a second are they applied without a look. What to
+do is `Signal`'s; how orders travel is `OrderManager`'s; this file takes messages to the one and orders to the
+other.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,16 +26,13 @@ from pika.spec import Basic, BasicProperties
 from config import Config
 from lean_connection import published_at
 from messages import (
-    QUESTION,
     BookMessage,
     Instrument,
     InvalidMessage,
     Order,
     Reply,
     decode_book,
-    decode_reply,
     decode_subscriptions,
-    encode_order,
     encode_resync,
 )
 from messaging import (
@@ -50,9 +48,10 @@ from messaging import (
     Session,
     keep_session,
 )
+from order_manager import OrderManager
 from service import run_service
 from spread_signal import Look, Signal
-from spreads import OpenSpreads, Pair, Spread, new_id
+from spreads import OpenSpreads, Pair, Spread
 
 __all__ = ["OpenSpreads", "OrderManager", "Pair", "Signal", "SignalService", "Spread"]
 
@@ -63,8 +62,6 @@ ACKNOWLEDGE_EVERY = 500
 ACKNOWLEDGE_SECONDS = 0.05
 # An answer that takes longer than this is late: books go on being kept without it.
 LATE_SECONDS = 1.0
-ASK_AGAIN_SECONDS = 1.0
-ASK_SPREADS_SECONDS = 2.0
 # Pauses between requests for a snapshot of the same book.
 SHORTEST_RESYNC = 0.5
 LONGEST_RESYNC = 30.0
@@ -74,102 +71,6 @@ SKIPPING = 5  # so many snapshots asked for in a row are worth a word in the log
 def milliseconds() -> int:
     """Return the time of day in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
-
-
-class OrderManager:
-    """Sends orders to the trading engine and waits for its answers, by correlation id.
-
-    An order's outcome is confirmed, refused or unknown; unknown is asked about with the same order id until
-    it is known, over as many connections as it takes. One order is out at a time.
-    """
-
-    def __init__(self) -> None:
-        self._session: Session | None = None
-        self._reply_queue = ""
-        self._order: Order | None = None
-        self._on_reply: Callable[[Reply], None] | None = None
-        self._again: asyncio.TimerHandle | None = None
-        self._on_spreads: Callable[[Reply], None] | None = None
-        self._question = ""
-        self._ask_spreads: asyncio.TimerHandle | None = None
-
-    async def attach(self, session: Session) -> None:
-        """Use `session` from now on; what was asked on another is asked again."""
-        self._reply_queue = await session.declare_private_queue()
-        await session.consume(self._reply_queue, self._take, auto_ack=True)
-        self._session = session
-        if self._order is not None:
-            self._send()
-        if self._on_spreads is not None:
-            self._ask()
-
-    def send(self, order: Order, on_reply: Callable[[Reply], None]) -> None:
-        """Send an order; `on_reply` is called once, when its outcome is known."""
-        self._order = order
-        self._on_reply = on_reply
-        self._send()
-
-    def open_spreads(self, on_reply: Callable[[Reply], None]) -> None:
-        """Ask the engine what is open, again every 2 s until it says."""
-        self._on_spreads = on_reply
-        self._ask()
-
-    def close(self) -> None:
-        """Ask no more."""
-        for timer in (self._again, self._ask_spreads):
-            if timer is not None:
-                timer.cancel()
-
-    def _send(self) -> None:
-        if self._again is not None:
-            self._again.cancel()
-        self._again = asyncio.get_running_loop().call_later(ASK_AGAIN_SECONDS, self._send_again)
-        if self._order is not None:
-            self._publish(encode_order(self._order), str(self._order.order_id))
-
-    def _send_again(self) -> None:
-        if self._order is not None:
-            logger.warning("no answer to order %s yet: asking again", self._order.order_id)
-            self._send()
-
-    def _ask(self) -> None:
-        if self._ask_spreads is not None:
-            self._ask_spreads.cancel()
-        if self._on_spreads is None:
-            return
-        self._ask_spreads = asyncio.get_running_loop().call_later(ASK_SPREADS_SECONDS, self._ask)
-        self._question = new_id()
-        self._publish(QUESTION, self._question)
-
-    def _publish(self, body: bytes, correlation_id: str) -> None:
-        # Without a broker nothing is sent; it is asked again when there is one.
-        with contextlib.suppress(BrokerLost):
-            if self._session is not None:
-                properties = BasicProperties(
-                    delivery_mode=PERSISTENT, reply_to=self._reply_queue, correlation_id=correlation_id
-                )
-                self._session.publish("", ORDERS, body, properties)
-
-    def _take(self, _: Channel, __: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-        try:
-            reply = decode_reply(body)
-        except InvalidMessage as error:
-            logger.warning("reply that is none, ignored: %s", error)
-            return
-        correlation_id = properties.correlation_id
-        if self._order is not None and correlation_id == self._order.order_id:
-            on_reply = self._on_reply
-            self._order = self._on_reply = None
-            if self._again is not None:
-                self._again.cancel()
-            assert on_reply is not None  # noqa: S101 - set with the order
-            on_reply(reply)
-        elif self._on_spreads is not None and correlation_id == self._question and reply.acked:
-            on_spreads = self._on_spreads
-            self._on_spreads = None
-            if self._ask_spreads is not None:
-                self._ask_spreads.cancel()
-            on_spreads(reply)
 
 
 class Arrived(msgspec.Struct, gc=False):
@@ -182,25 +83,44 @@ class Arrived(msgspec.Struct, gc=False):
     properties: BasicProperties
 
 
+class Desk:
+    """The trading of one matching group: while its order is out, the group's messages wait here.
+
+    `look` is the look that the order came from, None while none is out; `late` says that the answer takes
+    long.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.inbox: deque[Arrived] = deque()
+        self.look: Look | None = None
+        self.late = False
+        self.late_timer: asyncio.TimerHandle | None = None
+        # What an instrument that came from another group gives reason to look at.
+        self.moved_in: list[Pair] = []
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether nothing is out and nothing waits."""
+        return self.look is None and not self.inbox and not self.moved_in
+
+
 class SignalService:
     """The signal engine between broker and trading engine.
 
-    Nothing is sent before the trading engine has said which spreads are open (`_ready`). While an order is
-    out, `_look` is the look that it came from; `_late` says that its answer takes long.
+    Nothing is sent before the trading engine has said which spreads are open (`_ready`). Each matching group
+    has at most one order out.
     """
 
     def __init__(self, signal: Signal, orders: OrderManager) -> None:
         self.signal = signal
         self.orders = orders
         self._session: Session | None = None
-        self._inbox: deque[Arrived] = deque()
-        self._look: Look | None = None
-        self._late = False
-        self._late_timer: asyncio.TimerHandle | None = None
+        self._desks: dict[str, Desk] = {}
         self._ready = False
         self._taken = 0  # delivery tags
-        self._worked_off = 0
         self._acknowledged = 0
+        self._waiting: dict[int, None] = {}  # those in inboxes, in order of arrival
         # Another has the queue: the first time it may be what is left of our own last session.
         self._overtaken = False
         self._outdated_maps = 0
@@ -233,8 +153,10 @@ class SignalService:
 
     async def _open(self, session: Session) -> None:
         """Take the book queue for this engine alone; begin with the newest subscription map."""
-        self._inbox.clear()
-        self._taken = self._worked_off = self._acknowledged = 0
+        for desk in self._desks.values():
+            desk.inbox.clear()
+        self._waiting.clear()
+        self._taken = self._acknowledged = 0
         await session.declare_feed()
         await session.declare_queue(ORDERS)
         await session.limit_unacknowledged(UNACKNOWLEDGED)
@@ -300,6 +222,7 @@ class SignalService:
             self.signal.on_subscriptions(decode_subscriptions(body))
         except InvalidMessage as error:
             return str(error)
+        self._close_desks()
         self._map = body
         return None
 
@@ -318,28 +241,81 @@ class SignalService:
         except InvalidMessage as error:
             self._dead_letter(str(error), properties, body)
             return
-        self._inbox.append(arrived)
-        if self._look is None:
-            self._work()
-        elif self._late:
-            self._apply_all()
-        if self._worked_off - self._acknowledged >= ACKNOWLEDGE_EVERY:
+        desk = self._desk_of(arrived.message)
+        if desk.look is None:
+            self._work_off(desk, arrived)
+        else:
+            self._waiting[tag] = None
+            desk.inbox.append(arrived)
+            if desk.late:
+                self._apply_all(desk)
+        if tag - self._acknowledged >= ACKNOWLEDGE_EVERY:
             self._acknowledge()
 
-    def _work(self) -> None:
-        """Work messages off until an order is out or none is left."""
-        while self._look is None and self._inbox:
-            pairs = self._apply_next()
-            if pairs and self._ready:
-                self._start(self.signal.look(pairs))
+    def _desk_of(self, message: BookMessage) -> Desk:
+        """Return the desk of the instrument's group, of the one that it joins where it is in none."""
+        return self._desk(self.signal.key_of(message.instrument) or message.matching_key)
 
-    def _apply_all(self) -> None:
-        while self._inbox:
-            self._apply_next()
+    def _desk(self, key: str) -> Desk:
+        desk = self._desks.get(key)
+        if desk is None:
+            desk = self._desks[key] = Desk(key)
+        return desk
 
-    def _apply_next(self) -> Sequence[Pair]:
-        arrived = self._inbox.popleft()
-        self._worked_off = arrived.delivery_tag
+    def _work(self, desk: Desk) -> None:
+        """Work a desk's messages off until an order is out or none is left."""
+        if desk.look is None and desk.moved_in and self._ready:
+            moved_in, desk.moved_in = desk.moved_in, []
+            self._start(desk, self.signal.look(moved_in))
+        while desk.look is None and desk.inbox:
+            self._work_off(desk, self._next(desk))
+
+    def _work_off(self, desk: Desk, arrived: Arrived) -> None:
+        """Apply a message, and look at the pairs that it gives reason to."""
+        pairs = self._apply(arrived)
+        if desk.key != arrived.message.matching_key:
+            now = self._desk_of(arrived.message)
+            if now is not desk:
+                self._move(arrived.message.instrument, desk, now, pairs)
+                return
+        if pairs and self._ready:
+            self._start(desk, self.signal.look(pairs))
+
+    def _move(self, instrument: Instrument, old: Desk, new: Desk, pairs: Sequence[Pair]) -> None:
+        """Give the other desk what waits of an instrument that has changed its group."""
+        staying = [waiting for waiting in old.inbox if waiting.message.instrument != instrument]
+        new.inbox.extend(waiting for waiting in old.inbox if waiting.message.instrument == instrument)
+        old.inbox = deque(staying)
+        new.moved_in += pairs
+        self._close_desks()
+        self._work(new)
+
+    def _close_desks(self) -> None:
+        """Forget the desks of groups that are no more."""
+        self._desks = {
+            key: desk for key, desk in self._desks.items() if key in self.signal.groups or not desk.is_idle
+        }
+
+    def _apply_all(self, desk: Desk) -> None:
+        """Apply what waits, but for instruments that move to another group: the order may be on them."""
+        staying: deque[Arrived] = deque()
+        moving: set[Instrument] = set()
+        for arrived in desk.inbox:
+            message = arrived.message
+            if message.matching_key != desk.key or message.instrument in moving:
+                moving.add(message.instrument)
+                staying.append(arrived)
+            else:
+                del self._waiting[arrived.delivery_tag]
+                self._apply(arrived)
+        desk.inbox = staying
+
+    def _next(self, desk: Desk) -> Arrived:
+        arrived = desk.inbox.popleft()
+        del self._waiting[arrived.delivery_tag]
+        return arrived
+
+    def _apply(self, arrived: Arrived) -> Sequence[Pair]:
         try:
             return self.signal.on_book(arrived.message, arrived.heard_at)
         except InvalidMessage as error:
@@ -358,26 +334,26 @@ class SignalService:
 
     # --- orders ----------------------------------------------------------------------------------
 
-    def _start(self, look: Look) -> None:
+    def _start(self, desk: Desk, look: Look) -> None:
         order = next(look, None)
         if order is not None:
-            self._send(look, order)
+            self._send(desk, look, order)
 
-    def _send(self, look: Look, order: Order) -> None:
-        self._look = look
-        self._late = False
-        self._late_timer = asyncio.get_running_loop().call_later(LATE_SECONDS, self._become_late)
-        self.orders.send(order, self._answered)
+    def _send(self, desk: Desk, look: Look, order: Order) -> None:
+        desk.look = look
+        desk.late = False
+        desk.late_timer = asyncio.get_running_loop().call_later(LATE_SECONDS, self._become_late, desk)
+        self.orders.send(order, lambda reply: self._answered(desk, reply))
 
-    def _become_late(self) -> None:
-        self._late = True
-        self._apply_all()
+    def _become_late(self, desk: Desk) -> None:
+        desk.late = True
+        self._apply_all(desk)
 
-    def _answered(self, reply: Reply) -> None:
-        look = self._look
-        assert look is not None and self._late_timer is not None  # noqa: S101, PT018 - an order was out
-        self._late_timer.cancel()
-        self._look = None
+    def _answered(self, desk: Desk, reply: Reply) -> None:
+        look = desk.look
+        assert look is not None and desk.late_timer is not None  # noqa: S101, PT018 - an order was out
+        desk.late_timer.cancel()
+        desk.look = None
         try:
             order: Order | None = look.send(reply)
         except StopIteration:
@@ -387,34 +363,40 @@ class SignalService:
             logger.warning("refused: %s; asking which spreads are open", reply.info)
             self._ready = False
             self.orders.open_spreads(self._restore)
-        if self._late or not self._ready:
+        if desk.late or not self._ready:
             # The books have moved on under the look: whatever it would order next is decided anew.
             look.close()
             order = None
         if order is not None:
-            self._send(look, order)
+            self._send(desk, look, order)
             return
-        if self._late and self._ready:
-            self._late = False
-            self._start(self.signal.look(self.signal.all_pairs()))
-        self._work()
+        if desk.late and self._ready:
+            self._look_at_all(desk)
+        self._work(desk)
+
+    def _look_at_all(self, desk: Desk) -> None:
+        desk.late = False
+        desk.moved_in = []
+        self._start(desk, self.signal.look(self.signal.all_pairs(desk.key)))
 
     def _restore(self, reply: Reply) -> None:
         self.signal.restore(reply.open_spreads or ())
         self._ready = True
         logger.info("the trading engine has %d spreads open", len(self.signal.spreads))
-        if self._look is None:
-            self._start(self.signal.look(self.signal.all_pairs()))
-            self._work()
+        for key in list(self.signal.groups):
+            desk = self._desk(key)
+            if desk.look is None:
+                self._look_at_all(desk)
+                self._work(desk)
 
     # --- acknowledging and snapshots -------------------------------------------------------------
 
     def _acknowledge(self) -> None:
-        if not self._inbox:
-            self._worked_off = self._taken
-        if self._session is not None and self._worked_off > self._acknowledged:
-            self._acknowledged = self._worked_off
-            self._session.acknowledge(self._worked_off, multiple=True)
+        """Acknowledge everything before the oldest message that waits."""
+        worked_off = next(iter(self._waiting)) - 1 if self._waiting else self._taken
+        if self._session is not None and worked_off > self._acknowledged:
+            self._acknowledged = worked_off
+            self._session.acknowledge(worked_off, multiple=True)
 
     async def _acknowledge_regularly(self) -> None:
         while True:
@@ -450,7 +432,9 @@ class SignalService:
     async def _finish(self) -> None:
         deadline = asyncio.get_running_loop().time() + 3
         self._ready = False
-        while self._look is not None and asyncio.get_running_loop().time() < deadline:
+        while (
+            any(desk.look for desk in self._desks.values()) and asyncio.get_running_loop().time() < deadline
+        ):
             await asyncio.sleep(0.01)
         self._acknowledge()
 

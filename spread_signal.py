@@ -119,13 +119,18 @@ class Signal:
             book.distrust()
             self.incomplete.add(instrument)
 
-    def all_pairs(self) -> list[Pair]:
-        """Return the pairs that can have something to trade, those of a group in order of joining."""
-        pairs: list[Pair] = []
-        for group in self.groups.values():
-            open_ones = [pair for member in group for pair in self._with_spreads(member, group)]
-            pairs += _union(group.all_crossing(), open_ones)
-        return pairs
+    def key_of(self, instrument: Instrument) -> str | None:
+        """Return the matching key of the instrument's group, None where it is in none."""
+        group = self._group_of.get(instrument)
+        return None if group is None else group.key
+
+    def all_pairs(self, key: str) -> list[Pair]:
+        """Return the pairs of a group that can have something to trade, in order of joining."""
+        group = self.groups.get(key)
+        if group is None:
+            return []
+        open_ones = [pair for member in group for pair in self._with_spreads(member, group)]
+        return _union(group.all_crossing(), open_ones)
 
     def restore(self, spreads: Iterable[OpenSpread]) -> None:
         """Take the trading engine's list of what is open, oldest first, in place of what is known here."""

@@ -163,6 +163,54 @@ def test_messages_that_follow_wait_while_an_order_is_out(engine: EngineStandIn, 
 
 
 @pytest.mark.usefixtures("signal")
+def test_order_of_one_group_holds_up_no_other(
+    place: Workspace, engine: EngineStandIn, feed: BookFeed
+) -> None:
+    feed.crossed_pair()
+    of_a = engine.next_order()
+    feed.book("linear", "ETHPERP", [("9", "1")], [("10", "1")], matching_key="b")
+    feed.book("spot", "ETHUSDT", [("11", "1")], [("12", "1")], matching_key="b")
+    of_b = engine.next_order()
+    assert (of_a.order["buy"], of_b.order["buy"]) == (LINEAR, ["linear", "ETHPERP"])
+    # Answered the other way round; both groups go on.
+    engine.reply(of_b, ACK)
+    feed.book("spot", "ETHUSDT", [("11", "2")], [("12", "1")], matching_key="b")
+    feed.book("linear", "ETHPERP", [("9", "1")], [("10", "3")], matching_key="b")
+    assert engine.execute()["size"] == 2
+    engine.reply(of_a, ACK)
+    feed.book("linear", "BTCPERP", [("99", "1")], [("100", "5")])
+    feed.book("spot", "BTCUSDT", [("101", "3")], [("102", "1")])
+    assert engine.execute()["size"] == 3
+    wait_for(lambda: place.waiting("signal") == 0, "everything acknowledged")
+
+
+def test_instrument_does_not_leave_its_group_while_an_order_is_out(
+    place: Workspace, signal: Service, engine: EngineStandIn, feed: BookFeed
+) -> None:
+    feed.book("linear", "ETHPERP", [("9", "1")], [("100", "1")], matching_key="b")
+    feed.crossed_pair()
+    asked = engine.next_order()
+    feed.book("spot", "BTCUSDT", [("101", "4")], [("102", "1")], matching_key="b")
+    feed.book("spot", "BTCUSDT", [("101", "5")], [("102", "1")], matching_key="b")
+    feed.book("linear", "ETHPERP", [("9", "1")], [("100", "7")], matching_key="b")
+    signal.wait_for_line("asking again")
+    wait_for(lambda: ready(place, "signal") == 0)
+    engine.pump()
+    assert all(again.order == asked.order for again in engine.asked)
+    # What waits is not acknowledged, nor what came after it: a new signal engine gets them.
+    wait_for(lambda: place.waiting("signal") == 3, "three that are not acknowledged")
+    engine.reply(asked, ACK)
+    orders = [engine.next_order()]
+    while orders[-1].order["order_id"] == asked.order["order_id"]:
+        orders.append(engine.next_order())
+    opened = orders[-1].order
+    assert (opened["buy"], opened["sell"], opened["size"]) == (["linear", "ETHPERP"], SPOT, 4)
+    engine.reply(orders[-1], ACK)
+    assert engine.execute()["size"] == 3, "what is left at 100, though 5 are asked for at 101 again"
+    wait_for(lambda: place.waiting("signal") == 0, "everything acknowledged")
+
+
+@pytest.mark.usefixtures("signal")
 def test_refused_order_changes_nothing_and_is_not_repeated_on_the_same_books(
     engine: EngineStandIn, feed: BookFeed
 ) -> None:

@@ -148,7 +148,7 @@ def test_pairs_to_look_at_are_in_order_of_joining_long_first() -> None:
     for instrument, bid, ask in ((PERP, "100", "103"), (DATED, "99", "101"), (SPOT, "102", "104")):
         market.snapshot(instrument, [(bid, "1")], [(ask, "1")])
     market.snapshot(PERP, [("105", "1")], [("106", "1")])
-    assert market.signal.all_pairs() == [Pair(DATED, PERP), Pair(DATED, SPOT), Pair(SPOT, PERP)]
+    assert market.signal.all_pairs("a") == [Pair(DATED, PERP), Pair(DATED, SPOT), Pair(SPOT, PERP)]
     message = book_message("snapshot", 500, [("98", "1")], [("101", "1")], instrument=DATED)
     assert market.signal.on_book(message, 0) == [Pair(DATED, PERP), Pair(DATED, SPOT)]
     message = book_message("snapshot", 501, [("107", "1")], [("108", "1")], instrument=DATED)
@@ -184,10 +184,10 @@ def test_pairs_that_neither_cross_nor_have_a_spread_open_are_not_looked_at() -> 
     assert market.signal.on_book(book_message("snapshot", 501, [("101", "1")]), 0) == []
     market.signal.restore([OpenSpread("s", SPOT, PERP, Decimal(1), Decimal(1))])
     assert market.signal.on_book(book_message("snapshot", 502, [("101", "2")]), 0) == [Pair(SPOT, PERP)]
-    assert market.signal.all_pairs() == [Pair(SPOT, PERP)]
+    assert market.signal.all_pairs("a") == [Pair(SPOT, PERP)]
     # An instrument in another group is nothing to trade against.
     assert market.signal.on_book(book_message("snapshot", 503, [("101", "3")], key="b"), 0) == []
-    assert market.signal.all_pairs() == []
+    assert market.signal.all_pairs("a") == []
 
 
 def test_pairs_without_the_updated_instrument_are_not_looked_at() -> None:
@@ -405,7 +405,7 @@ def test_refused_open_is_not_tried_again_when_another_book_changes() -> None:
     market.answer = lambda _: REFUSED
     market.snapshot(PERP, [], [("100", "2")])
     assert len(market.sent) == 1
-    assert market.look(market.signal.all_pairs()) == []
+    assert market.look(market.signal.all_pairs("a")) == []
     assert market.delta(DATED, [("49", "1")]) == []
 
 
@@ -413,7 +413,7 @@ def test_refused_close_is_not_tried_again_when_another_book_changes() -> None:
     market = crossed_market()
     market.answer = lambda _: REFUSED
     assert len(market.delta(SPOT, [("105", "0")], [("103", "1")])) == 1
-    assert market.look(market.signal.all_pairs()) == []
+    assert market.look(market.signal.all_pairs("a")) == []
     market.sent.clear()
     market.snapshot(DATED, [("1", "1")], [("500", "1")])
     assert market.sent == []
@@ -429,7 +429,7 @@ def test_repeated_and_stale_messages_are_no_change() -> None:
     assert market.apply(perp) == []
     assert market.apply(book_message("delta", 9, instrument=PERP)) == []
     assert len(market.sent) == 1
-    assert market.look(market.signal.all_pairs()) == []
+    assert market.look(market.signal.all_pairs("a")) == []
 
 
 def test_refused_open_of_one_pair_does_not_end_those_of_another() -> None:
@@ -569,8 +569,8 @@ def test_beyond_the_risk_limit_closes_of_the_pair_go_on() -> None:
 def test_ack_does_not_lift_a_refusal_by_the_limit_before_a_book_changes() -> None:
     market = limited_market()
     market.signal.restore([OpenSpread("s", PERP, SPOT, D(500), D(1))])
-    assert len(market.look(market.signal.all_pairs())) == 1
-    assert market.look(market.signal.all_pairs()) == []
+    assert len(market.look(market.signal.all_pairs("a"))) == 1
+    assert market.look(market.signal.all_pairs("a")) == []
     assert [order.action for order in market.delta(SPOT)] == ["Open Spread"]
 
 
@@ -777,7 +777,7 @@ def test_last_instrument_of_a_group_leaves_no_group_behind() -> None:
     market.snapshot(SPOT)
     market.signal.on_subscriptions([])
     assert groups(market) == {}
-    assert market.signal.all_pairs() == []
+    assert market.signal.all_pairs("a") == []
 
 
 def test_map_with_all_instruments_changes_nothing() -> None:
