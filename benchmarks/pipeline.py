@@ -1,8 +1,8 @@
 """Everything at once: exchange, collector, broker, storage, signal and trading engine on one machine.
 
 The exchange pushes at a fixed rate and counts; afterwards every push has to be in the database once. While it
-runs, the queues are looked at every second: what waits must not grow. At half the rate, a queue of the
-benchmark's own bound to `signal` tells how old a push is when it comes to a consumer.
+runs, the queues are looked at every second: what waits must not grow. Then, from empty queues on and at half the
+rate, a queue of the benchmark's own bound to `signal` tells how old a push is when it comes to a consumer.
 """
 
 from __future__ import annotations
@@ -137,6 +137,11 @@ class Pipeline:
         wait_until(lambda: stored() >= expected, f"{expected} updates stored", 120, 0.3)
         check(self.collector.health()["dropped"] == 0, "the collector dropped pushes")
 
+    def wait_until_drained(self, raw: RawBroker) -> None:
+        """Wait until nothing waits in any queue: what is measured next must not be of what was before."""
+        queues = (STORAGE, SIGNAL, ORDERS)
+        wait_until(lambda: not any(raw.waiting(queue) for queue in queues), "empty queues", 300, 0.1)
+
     def check_rows(self) -> None:
         """Check that each stored update has its rows, and no row stands twice."""
         # While this looks for minutes, the collector asks streams that are quiet for snapshots.
@@ -199,6 +204,7 @@ def run(*, quick: bool, minutes: float = 1.0) -> list[Row]:
         ):
             pipeline = Pipeline(there, exchange, topics, depth)
             flow = pipeline.flow(raw, rate, seconds, name)
+            pipeline.wait_until_drained(raw)
             half = pipeline.flow(raw, rate / 2, min(seconds, 20), f"{name}, half", listen=True)
             pipeline.check_rows()
             executed = pipeline.check_orders()
