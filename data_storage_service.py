@@ -41,6 +41,9 @@ UNACKNOWLEDGED = 2 * BATCH
 # How long a batch may fill before it is written: a commit costs the same for one message as for many.
 GATHER_SECONDS = 0.03
 
+# Messages are read in gulps: a wake-up for each would cost more than the messages do.
+REST_SECONDS = 0.005
+
 UpdateKey = tuple[int, int, int, str, str, str]
 
 UPDATES = TableConfig(
@@ -156,6 +159,7 @@ class DataStorageService:
         self._batch = Batch()
         await session.declare_feed()
         await session.limit_unacknowledged(UNACKNOWLEDGED)
+        session.rest_between_reads(REST_SECONDS)
         self._session = session
         self._consumer = await session.consume(STORAGE, self._take)
 

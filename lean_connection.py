@@ -1,15 +1,20 @@
 """pika's asyncio connection with a short way for what is nearly all of the traffic.
 
-For each message that comes pika decodes three frames, a method and a table into objects and looks for
-callbacks a dozen times; for each that goes it makes three writes. Here a delivery that is whole in the buffer
-goes straight to its consumer, with properties that are decoded when somebody asks for them, and a message
-goes out in one write. Everything else, a delivery that is not whole included, goes pika's own way.
+For each message that comes pika reads the socket twice, decodes three frames, a method and a table into
+objects, and looks for callbacks a dozen times; for each that goes it has the event loop say when the socket
+takes something, and writes three times. Here a delivery that is whole in the buffer goes straight to its
+consumer, with properties that are decoded when somebody asks for them, and what is sent in one turn of the
+event loop goes out at its end in one write. Everything else, a delivery that is not whole included, goes
+pika's own way.
 
 The methods and attributes with an underscore are pika's: the exact pin of its version keeps them so.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
 import struct
 from collections.abc import Sequence
 from datetime import MAXYEAR, datetime, tzinfo
@@ -21,6 +26,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.spec import Basic, BasicProperties
 
 RECEIVE_BYTES = 262_144  # of one read; pika's are 4096
+FEW_BYTES = 16_384  # a read that brought more is followed by the next without a rest
 
 # AMQP 0-9-1, 4.2.3: type, channel, size, then the payload and an end octet.
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
@@ -86,14 +92,78 @@ class LeanConnection(_Pika):  # type: ignore[misc]
     """An AsyncioConnection that spends less on each message."""
 
     _frame_buffer: bytes
+    # Seconds without a look at the socket after a read that brought few bytes.
+    rest = 0.0
 
     def _proto_connection_made(self, transport: Any) -> None:
-        transport._MAX_RECV_BYTES = RECEIVE_BYTES  # noqa: SLF001
+        self._outgoing: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
         super()._proto_connection_made(transport)
+        self._listen()
 
     def cut_off(self) -> None:
         """End at once: a close would wait for an answer, and abandoned the socket would stay open."""
         self._adapter_disconnect_stream()
+
+    # --- the socket ------------------------------------------------------------------------------
+
+    @property
+    def _socket(self) -> socket.socket | None:
+        """The connected socket, None before and after."""
+        transport = self._transport
+        if transport is None or transport._state != transport._STATE_ACTIVE:  # noqa: SLF001
+            return None
+        connected: socket.socket = transport._sock  # noqa: SLF001
+        return connected
+
+    def _listen(self) -> None:
+        if (connected := self._socket) is not None:
+            self._loop.add_reader(connected, self._read)
+
+    def _read(self) -> None:
+        connected = self._socket
+        if connected is None:
+            return
+        try:
+            data = connected.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._transport._on_socket_readable()  # noqa: SLF001 - it finds the end too, and says so
+            return
+        if self.rest and len(data) < FEW_BYTES:
+            self._loop.remove_reader(connected)
+            self._loop.call_later(self.rest, self._listen)
+        try:
+            self._on_data_available(data)
+        except Exception as error:  # noqa: BLE001 - as pika does: it ends the connection with its reason
+            self._transport._initiate_abort(error)  # noqa: SLF001
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(data)
+
+    def _flush(self) -> None:
+        data = b"".join(self._outgoing)
+        self._outgoing.clear()
+        connected = self._socket
+        if connected is None or not data:
+            return
+        if not self._transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):  # what it can't send now pika sends later, or finds out why
+                data = data[connected.send(data) :]
+        if data:
+            self._transport.write(data)
+
+    def _adapter_disconnect_stream(self) -> None:
+        if self._transport is not None:
+            self._flush()
+        super()._adapter_disconnect_stream()
+
+    # --- what comes ------------------------------------------------------------------------------
 
     def _on_data_available(self, data_in: bytes) -> None:
         if not self.is_open:
@@ -143,6 +213,8 @@ class LeanConnection(_Pika):  # type: ignore[misc]
         properties = DeliveredProperties(data[header + 19 : body - 1])
         channel._consumers[tag](channel, deliver, properties, data[body + 7 : end - 1])  # noqa: SLF001
         return end
+
+    # --- what goes -------------------------------------------------------------------------------
 
     def _send_message(self, channel_number: int, method_frame: Any, content: tuple[Any, bytes]) -> None:
         properties, body = content

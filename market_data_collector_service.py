@@ -43,6 +43,8 @@ CONFIRM_SECONDS = 1.0
 CLOSE_SECONDS = 0.5
 DRAIN_SECONDS = 2.5
 REDECLARE_SECONDS = 2.0
+# How long what the broker says is left unread while it is little.
+REST_SECONDS = 0.005
 
 
 class _Saved(msgspec.Struct):
@@ -207,6 +209,8 @@ class FeedManager:
             if saved is not None:
                 self._restore(saved[1])
             self._announce()
+        # Confirms come one by one, and nobody waits for them.
+        session.rest_between_reads(REST_SECONDS)
         await self.publisher.start(session)
         self._session = session
         queue = await session.declare_private_queue()

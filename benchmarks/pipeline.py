@@ -1,8 +1,8 @@
 """Everything at once: exchange, collector, broker, storage, signal and trading engine on one machine.
 
 The exchange pushes at a fixed rate and counts; afterwards every push has to be in the database once. While it
-runs, the queues are looked at every second: what waits must not grow. Then, from empty queues on and at half the
-rate, a queue of the benchmark's own bound to `signal` tells how old a push is when it comes to a consumer.
+runs, the queues are looked at every second: what waits must not grow. Then, from empty queues on and at half
+the rate, a queue of the benchmark's own bound to `signal` tells how old a push is when it gets to a consumer.
 """
 
 from __future__ import annotations
