@@ -105,6 +105,8 @@ class Session:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Whoever waits sees the exception; nobody waiting is no error.
         self.lost.add_done_callback(lambda lost: lost.cancelled() or lost.exception())
+        # Done with the socket closed, which is some time after the channel has told the loss.
+        self._gone = asyncio.Event()
         self._connection: LeanConnection | None = None
         self._channel: Channel | None = None
         self._queues: set[str] = set()
@@ -118,8 +120,8 @@ class Session:
         connection = LeanConnection(
             parameters,
             on_open_callback=lambda _: _resolve(opened),
-            on_open_error_callback=lambda _, error: session._end(BrokerLost(_reason(error))),
-            on_close_callback=lambda _, error: session._end(BrokerLost(_reason(error))),
+            on_open_error_callback=session._on_gone,
+            on_close_callback=session._on_gone,
         )
         session._connection = connection
         try:
@@ -315,10 +317,13 @@ class Session:
     async def closed(self) -> None:
         """Close once the broker has seen what was sent before; cut it off where it does not answer."""
         self.close()
-        await asyncio.wait([self.lost], timeout=CLOSE_SECONDS)
-        if self._connection is not None and not self.lost.done():
-            self._connection.cut_off()
-            await asyncio.wait([self.lost], timeout=CLOSE_SECONDS)
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._gone.wait()
+        except TimeoutError:
+            if self._connection is not None:
+                self._connection.cut_off()
+                await self._gone.wait()
 
     async def _ask(self, call: Callable[[Callable[..., None]], Any]) -> Any:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -334,6 +339,10 @@ class Session:
             return done.result()
         self.lost.result()
         raise BrokerLost("closed")
+
+    def _on_gone(self, _: Any, error: BaseException) -> None:
+        self._gone.set()
+        self._end(BrokerLost(_reason(error)))
 
     def _end(self, error: BrokerLost) -> None:
         if not self.lost.done():

@@ -48,6 +48,7 @@ def test_messages_of_every_size_arrive_whole_and_in_order(
         await session.closed()
 
     asyncio.run(run())
+    gc.collect()  # a socket that is still open is warned of here
     assert came == [(number + 1, body, {"number": number}, False) for number, body in enumerate(bodies)]
 
 
@@ -64,10 +65,8 @@ def test_a_broker_that_does_not_answer_a_close_keeps_no_socket_open(
             session = await Session.open(connection_parameters())
             proxy.silence()
             await session.closed()
-            assert session.lost.done()
 
         asyncio.run(run())
-        # What came from a socket that is still open would be collected, and warned of, in another test.
         gc.collect()
 
 
