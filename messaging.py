@@ -8,6 +8,7 @@ starting and recovering are the same path.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -317,13 +318,9 @@ class Session:
     async def closed(self) -> None:
         """Close once the broker has seen what was sent before; cut it off where it does not answer."""
         self.close()
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._gone.wait()
-        except TimeoutError:
-            if self._connection is not None:
-                self._connection.cut_off()
-                await self._gone.wait()
+        if not await self._gone_in_time() and self._connection is not None:
+            self._connection.cut_off()
+            await self._gone_in_time()
 
     async def _ask(self, call: Callable[[Callable[..., None]], Any]) -> Any:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -339,6 +336,12 @@ class Session:
             return done.result()
         self.lost.result()
         raise BrokerLost("closed")
+
+    async def _gone_in_time(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._gone.wait()
+        return self._gone.is_set()
 
     def _on_gone(self, _: Any, error: BaseException) -> None:
         self._gone.set()
