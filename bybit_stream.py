@@ -55,6 +55,7 @@ class _Head(msgspec.Struct, frozen=True, gc=False):
 
     topic: str = ""
     type: str = ""
+    ts: int = 0
     op: str = ""
     success: bool | None = None
     ret_msg: str = ""
@@ -90,7 +91,7 @@ class Surroundings:
     """What the streams of a collector share, and whom they tell."""
 
     budget: ConnectionBudget
-    on_push: Callable[[Instrument, bytes, int], None]
+    on_push: Callable[[Instrument, bytes, int, int], None]
     on_standing: Callable[[Stream], None]
 
 
@@ -120,6 +121,7 @@ class Stream:
         self._pause = SHORTEST_PAUSE
         self._live_since = 0.0
         self._last_push = 0.0
+        self._newest = 0
         self._next_ping = 0.0
         self._rests_until = 0.0
         self._subscribed = False
@@ -245,7 +247,10 @@ class Stream:
             if self.phase is not Phase.LIVE and head.type == "snapshot":
                 self._start_living()
             # Valid JSON ends with its closing brace; what is sent stays as it is up to there.
-            self._surroundings.on_push(self.instrument, frame.rstrip()[:-1] + self._ending, at)
+            body = frame.rstrip()[:-1] + self._ending
+            # Whatever its clock does, an instrument's pushes keep their order.
+            self._newest = max(self._newest, head.ts)
+            self._surroundings.on_push(self.instrument, body, at, self._newest)
         elif head.success is not None:
             self._answer(connection, head)
         elif head.op != "pong" and not head.topic:

@@ -42,7 +42,7 @@ UNACKNOWLEDGED = 2 * BATCH
 GATHER_SECONDS = 0.03
 
 # Messages are read in gulps: a wake-up for each would cost more than the messages do.
-REST_SECONDS = 0.005
+PACE = 0.005
 
 UpdateKey = tuple[int, int, int, str, str, str]
 
@@ -159,7 +159,6 @@ class DataStorageService:
         self._batch = Batch()
         await session.declare_feed()
         await session.limit_unacknowledged(UNACKNOWLEDGED)
-        session.rest_between_reads(REST_SECONDS)
         self._session = session
         self._consumer = await session.consume(STORAGE, self._take)
 
@@ -254,7 +253,7 @@ class DataStorageService:
 
 def main() -> None:
     """Run the data storage service."""
-    run_service("data storage", DataStorageService().serve)
+    run_service("data storage", DataStorageService().serve, pace=PACE)
 
 
 if __name__ == "__main__":

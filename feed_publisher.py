@@ -13,6 +13,7 @@ import logging
 import struct
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import NamedTuple
 
 from pika.spec import Basic, BasicProperties
@@ -65,6 +66,10 @@ class _Push(NamedTuple):
     instrument: Instrument
     body: bytes
     received: int
+    made: int
+
+
+_made = attrgetter("made")
 
 
 class FeedPublisher:
@@ -77,6 +82,8 @@ class FeedPublisher:
         self.dropped = 0
         self._on_gap = on_gap
         self._session: Session | None = None
+        # What came in this turn of the event loop.
+        self._arrived: list[_Push] = []
         self._waiting: deque[_Push] = deque()
         # Sent and not confirmed, by delivery tag; None stands for what is not a push.
         self._unconfirmed: dict[int, _Push | None] = {}
@@ -95,7 +102,7 @@ class FeedPublisher:
     @property
     def backlog(self) -> int:
         """How many pushes are not with the broker yet."""
-        return len(self._waiting) + len(self._unconfirmed)
+        return len(self._arrived) + len(self._waiting) + len(self._unconfirmed)
 
     async def start(self, session: Session) -> None:
         """Publish on `session` from now on: the subscriptions, what was not confirmed, what waited."""
@@ -106,13 +113,15 @@ class FeedPublisher:
         self._announce()
         self._send()
 
-    def publish_book(self, instrument: Instrument, body: bytes, received: int) -> None:
-        """Publish an order-book message that was received at the millisecond `received`."""
-        self._waiting.append(_Push(instrument, body, received))
-        if self._session is None or len(self._unconfirmed) >= MOST_UNCONFIRMED:
-            self._limit()
-        else:
-            self._send()
+    def publish_book(self, instrument: Instrument, body: bytes, received: int, made: int) -> None:
+        """Publish an order-book message that was received and made by the exchange at these milliseconds.
+
+        What comes in one turn of the event loop is put in the order in which it was made, for the sockets are
+        read one after the other: two legs would cross that never did.
+        """
+        if not self._arrived:
+            asyncio.get_running_loop().call_soon(self._queue)
+        self._arrived.append(_Push(instrument, body, received, made))
 
     def publish_subscriptions(self, subscriptions: bytes, kept: bytes) -> asyncio.Future[None]:
         """Publish the subscription map, and save `kept` for the next start of the collector.
@@ -136,6 +145,13 @@ class FeedPublisher:
             await asyncio.sleep(0.01)
         if self.backlog:
             logger.warning("%d messages end with this process: the broker did not take them", self.backlog)
+
+    def _queue(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        arrived.sort(key=_made)
+        self._waiting.extend(arrived)
+        self._send()
+        self._limit()
 
     def _announce(self) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

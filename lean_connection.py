@@ -25,8 +25,7 @@ import pika.frame
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.spec import Basic, BasicProperties
 
-RECEIVE_BYTES = 262_144  # of one read; pika's are 4096
-FEW_BYTES = 16_384  # a read that brought more is followed by the next without a rest
+RECEIVE_BYTES = 65_536  # of one read; pika's are 4096, and above 128 kB each takes memory from the system
 
 # AMQP 0-9-1, 4.2.3: type, channel, size, then the payload and an end octet.
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
@@ -92,14 +91,13 @@ class LeanConnection(_Pika):  # type: ignore[misc]
     """An AsyncioConnection that spends less on each message."""
 
     _frame_buffer: bytes
-    # Seconds without a look at the socket after a read that brought few bytes.
-    rest = 0.0
 
     def _proto_connection_made(self, transport: Any) -> None:
         self._outgoing: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         super()._proto_connection_made(transport)
-        self._listen()
+        if (connected := self._socket) is not None:
+            self._loop.add_reader(connected, self._read)
 
     def cut_off(self) -> None:
         """End at once: a close would wait for an answer, and abandoned the socket would stay open."""
@@ -116,10 +114,6 @@ class LeanConnection(_Pika):  # type: ignore[misc]
         connected: socket.socket = transport._sock  # noqa: SLF001
         return connected
 
-    def _listen(self) -> None:
-        if (connected := self._socket) is not None:
-            self._loop.add_reader(connected, self._read)
-
     def _read(self) -> None:
         connected = self._socket
         if connected is None:
@@ -133,9 +127,6 @@ class LeanConnection(_Pika):  # type: ignore[misc]
         if not data:
             self._transport._on_socket_readable()  # noqa: SLF001 - it finds the end too, and says so
             return
-        if self.rest and len(data) < FEW_BYTES:
-            self._loop.remove_reader(connected)
-            self._loop.call_later(self.rest, self._listen)
         try:
             self._on_data_available(data)
         except Exception as error:  # noqa: BLE001 - as pika does: it ends the connection with its reason

@@ -302,14 +302,6 @@ class Session:
         )
         self.publish("", dead, body, kept)
 
-    def rest_between_reads(self, seconds: float) -> None:
-        """Leave what comes unread for so long after each read, unless there was much of it.
-
-        For who has time: a wake-up costs more than a message.
-        """
-        if self._connection is not None:
-            self._connection.rest = seconds
-
     def close(self) -> None:
         """End the session; what is not acknowledged goes back to the broker."""
         if self._connection is not None and not (self._connection.is_closing or self._connection.is_closed):

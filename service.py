@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import selectors
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 
 from config import Config
@@ -33,14 +35,41 @@ def configure_logging() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
-def run_service(name: str, serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+class PacedSelector(selectors.DefaultSelector):
+    """Has an event loop look at its sockets at most once in `pace` seconds.
+
+    Something that comes alone is seen at once; while more and more comes, it is taken together.
+    """
+
+    def __init__(self, pace: float) -> None:
+        super().__init__()
+        self._pace = pace
+        self._found = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready within `timeout` seconds; without a pause where the loop has work (0)."""
+        if timeout is None or timeout > 0:
+            pause = self._found + self._pace - time.monotonic()
+            if pause > 0:
+                time.sleep(pause if timeout is None else min(pause, timeout))
+                timeout = None if timeout is None else max(0.0, timeout - pause)
+        found = super().select(timeout)
+        if found:
+            self._found = time.monotonic()
+        return found
+
+
+def run_service(name: str, serve: Callable[[asyncio.Event], Awaitable[None]], *, pace: float = 0.0) -> None:
     """Run `serve` until it ends after the event that SIGINT or SIGTERM sets, with exit status 0.
 
-    An exception that reaches this edge is logged with its traceback and ends the process with status 1.
+    With a `pace` (seconds) its sockets are looked at no more often than that, see PacedSelector. An exception
+    that reaches this edge is logged with its traceback and ends the process with status 1.
     """
     configure_logging()
+    selector = PacedSelector(pace) if pace else selectors.DefaultSelector()
     try:
-        asyncio.run(_serve(name, serve))
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+            runner.run(_serve(name, serve))
     except Exception:
         logger.exception("%s ends: nothing knew what to do about this", name)
         sys.exit(1)

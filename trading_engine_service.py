@@ -40,7 +40,7 @@ UNACKNOWLEDGED = 500
 STORE_AT_ONCE = 1000
 # Executions are stored in batches of this many seconds: a commit an order would cost the database more than
 # the orders cost the engine.
-STORE_PAUSE = 0.04
+STORE_PAUSE = 0.1
 # How long orders wait for the database to say who is in charge, after a session was lost.
 ASK_OWNER_SECONDS = 1.0
 INTERNAL_ERROR = "internal error"

@@ -31,7 +31,8 @@ async def main(bodies: list[bytes]) -> None:
         await asyncio.sleep(0.01)
     begin, used = time.perf_counter(), time.process_time()
     for number, body in enumerate(bodies):
-        publisher.publish_book(instrument, body, int(time.time() * 1000))
+        now = int(time.time() * 1000)
+        publisher.publish_book(instrument, body, now, now)
         if number % 50 == 0:  # pushes do not come all at once either
             await asyncio.sleep(0)
         while publisher.backlog > MOST_AHEAD:

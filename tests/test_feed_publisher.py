@@ -73,9 +73,10 @@ class Scene:
         await self.publisher.start(begun)
         return fake(begun)
 
-    def publish(self, *numbers: int, instrument: Instrument = A) -> None:
+    async def publish(self, *numbers: int, instrument: Instrument = A) -> None:
         for number in numbers:
-            self.publisher.publish_book(instrument, b"%d" % number, number)
+            self.publisher.publish_book(instrument, b"%d" % number, number, number)
+        await asyncio.sleep(0)
 
 
 def play(scene: Callable[[Scene], Awaitable[None]]) -> None:
@@ -92,7 +93,7 @@ def numbers(*values: int) -> list[bytes]:
 def test_pushes_are_published_in_order_with_the_time_they_were_received() -> None:
     async def act(scene: Scene) -> None:
         broker = await scene.begin()
-        scene.publish(1, 2, 1795395127162)
+        await scene.publish(1, 2, 1795395127162)
         assert broker.bodies == numbers(1, 2, 1795395127162)
         encoded = b"".join(broker.properties[2].encode())
         expected = BasicProperties(
@@ -107,14 +108,30 @@ def test_pushes_are_published_in_order_with_the_time_they_were_received() -> Non
     play(act)
 
 
+def test_what_comes_at_once_is_published_in_the_order_in_which_it_was_made() -> None:
+    async def act(scene: Scene) -> None:
+        broker = await scene.begin()
+        for instrument, made in ((A, 10), (A, 12), (A, 12), (B, 9), (B, 11), (B, 12)):
+            scene.publisher.publish_book(
+                instrument, b"%s at %d" % (instrument.symbol.encode(), made), 20, made
+            )
+        assert broker.bodies == []
+        await asyncio.sleep(0)
+        assert broker.bodies == [b"B at 9", b"A at 10", b"B at 11", b"A at 12", b"A at 12", b"B at 12"]
+        await scene.publish(1)
+        assert broker.bodies[-1] == b"1"
+
+    play(act)
+
+
 def test_what_is_not_confirmed_is_published_again_first_and_in_order() -> None:
     async def act(scene: Scene) -> None:
         broker = await scene.begin()
-        scene.publish(1, 2, 3, 4, 5, 6)
+        await scene.publish(1, 2, 3, 4, 5, 6)
         broker.confirm(2, multiple=True)
         broker.confirm(4)
         await broker.end()
-        scene.publish(7)
+        await scene.publish(7)
         assert scene.publisher.backlog == 4
         broker = await scene.begin()
         assert broker.bodies == numbers(3, 5, 6, 7)
@@ -128,7 +145,7 @@ def test_what_is_not_confirmed_is_published_again_first_and_in_order() -> None:
 def test_confirms_of_a_session_that_ended_mean_nothing() -> None:
     async def act(scene: Scene) -> None:
         first = await scene.begin()
-        scene.publish(1)
+        await scene.publish(1)
         await first.end()
         await scene.begin()
         first.confirm(1)
@@ -140,7 +157,7 @@ def test_confirms_of_a_session_that_ended_mean_nothing() -> None:
 def test_a_refused_push_is_published_again() -> None:
     async def act(scene: Scene) -> None:
         broker = await scene.begin()
-        scene.publish(1, 2)
+        await scene.publish(1, 2)
         broker.refuse(1)
         assert broker.bodies == numbers(1, 2, 1)
         broker.confirm(3, multiple=True)
@@ -154,7 +171,7 @@ def test_only_so_many_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def act(scene: Scene) -> None:
         broker = await scene.begin()
-        scene.publish(*range(MOST_UNCONFIRMED + 150))
+        await scene.publish(*range(MOST_UNCONFIRMED + 150))
         assert len(broker.bodies) == MOST_UNCONFIRMED
         assert scene.publisher.dropped == 50
         assert scene.gaps == []
@@ -172,8 +189,8 @@ def test_the_oldest_are_dropped_without_a_broker_and_their_instruments_named(
     monkeypatch.setattr(Config, "PUBLISH_BUFFER", 3)
 
     async def act(scene: Scene) -> None:
-        scene.publish(1, 2)
-        scene.publish(3, 4, 5, instrument=B)
+        await scene.publish(1, 2)
+        await scene.publish(3, 4, 5, instrument=B)
         assert scene.publisher.dropped == 2
         broker = await scene.begin()
         assert broker.bodies == numbers(3, 4, 5)
@@ -186,7 +203,7 @@ def test_only_the_newest_subscriptions_are_published_when_the_broker_comes() -> 
     async def act(scene: Scene) -> None:
         scene.publisher.publish_subscriptions(b"old map", b"old")
         scene.publisher.publish_subscriptions(b"new map", b"new")
-        scene.publish(1)
+        await scene.publish(1)
         broker = await scene.begin()
         assert broker.bodies == [b"new map", b"new", b"1"]
         await broker.end()
@@ -200,7 +217,7 @@ def test_subscriptions_are_with_the_broker_when_both_their_messages_are_confirme
         broker = await scene.begin()
         scene.publisher.dead_letter("resync", "why", BasicProperties(), b"body")
         done = scene.publisher.publish_subscriptions(b"map", b"kept")
-        scene.publish(9)
+        await scene.publish(9)
         broker.confirm(1)
         broker.confirm(2)
         assert not done.done()

@@ -20,9 +20,8 @@ from tests.workspace import Workspace
 SIZES = [0, 1, 100, 2_000, 65_000, 131_064, 131_065, 400_000, 50]
 
 
-@pytest.mark.parametrize("rest", [0.0, 0.005])
 def test_messages_of_every_size_arrive_whole_and_in_order(
-    place: Workspace, monkeypatch: pytest.MonkeyPatch, rest: float
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("messaging.Config.RABBITMQ_VHOST", place.name)
     bodies = [os.urandom(size) for size in SIZES * 3]
@@ -30,7 +29,6 @@ def test_messages_of_every_size_arrive_whole_and_in_order(
 
     async def run() -> None:
         session = await Session.open(connection_parameters())
-        session.rest_between_reads(rest)
         queue = await session.declare_private_queue()
         everything = asyncio.Event()
 
