@@ -12,6 +12,7 @@ if __name__ == "__main__":
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
@@ -42,7 +43,9 @@ UNACKNOWLEDGED = 2 * BATCH
 GATHER_SECONDS = 0.03
 
 # Messages are read in gulps: a wake-up for each would cost more than the messages do.
-PACE = 0.005
+PACE = 0.003
+# Each chunk of a COPY needs the interpreter, which the event loop keeps for so long when it is busy.
+SWITCH_SECONDS = 0.001
 
 UpdateKey = tuple[int, int, int, str, str, str]
 
@@ -188,10 +191,12 @@ class DataStorageService:
         """Write batch after batch, for ever; a batch is kept until the database has taken it."""
         while True:
             await self._arrived.wait()
-            # Under load the batch has filled while the one before it was written, and is due already.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._batch.begun + GATHER_SECONDS):
-                    await self._full.wait()
+            # Under load it is due already, and each turn of the event loop would read more messages first.
+            due = self._batch.begun + GATHER_SECONDS
+            if not self._full.is_set() and asyncio.get_running_loop().time() < due:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(due):
+                        await self._full.wait()
             self._arrived.clear()
             self._full.clear()
             batch, self._batch = self._batch, Batch()
@@ -253,6 +258,7 @@ class DataStorageService:
 
 def main() -> None:
     """Run the data storage service."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     run_service("data storage", DataStorageService().serve, pace=PACE)
 
 

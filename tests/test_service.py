@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import selectors
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -22,9 +24,17 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(round(seconds, 9))
-        self.now += seconds
+
+class Watched(PacedSelector):
+    """Rests on the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(PACE)
+        self._clock = clock
+
+    def _rest(self, seconds: float) -> None:
+        self._clock.slept.append(round(seconds, 9))
+        self._clock.now += seconds
 
 
 @pytest.fixture
@@ -45,7 +55,7 @@ def test_what_comes_alone_is_seen_at_once_and_what_follows_together(
     clock: Clock, ends: tuple[socket.socket, socket.socket]
 ) -> None:
     near, far = ends
-    with PacedSelector(PACE) as selector:
+    with Watched(clock) as selector:
         selector.register(near, selectors.EVENT_READ)
         far.send(b"1")
         assert len(selector.select(None)) == 1
@@ -62,7 +72,7 @@ def test_a_loop_that_has_work_or_a_timer_is_not_kept(
     clock: Clock, ends: tuple[socket.socket, socket.socket]
 ) -> None:
     near, far = ends
-    with PacedSelector(PACE) as selector:
+    with Watched(clock) as selector:
         selector.register(near, selectors.EVENT_READ)
         far.send(b"1")
         assert selector.select(None)
@@ -74,9 +84,42 @@ def test_a_loop_that_has_work_or_a_timer_is_not_kept(
 
 def test_finding_nothing_begins_no_pause(clock: Clock, ends: tuple[socket.socket, socket.socket]) -> None:
     near, far = ends
-    with PacedSelector(PACE) as selector:
+    with Watched(clock) as selector:
         selector.register(near, selectors.EVENT_READ)
         assert selector.select(0.001) == []
         far.send(b"1")
         assert selector.select(None)
         assert clock.slept == []
+
+
+def test_a_thread_that_wakes_the_loop_is_not_kept(ends: tuple[socket.socket, socket.socket]) -> None:
+    near, far = ends
+    resting = threading.Event()
+
+    class Telling(PacedSelector):
+        def _rest(self, seconds: float) -> None:
+            resting.set()
+            super()._rest(seconds)
+
+    async def act() -> None:
+        loop = asyncio.get_running_loop()
+        read = asyncio.Event()
+        asked = asyncio.Event()
+
+        def ask() -> None:
+            resting.wait(10)
+            loop.call_soon_threadsafe(asked.set)
+
+        far.send(b"1")
+        loop.add_reader(near, read.set)
+        await read.wait()
+        near.recv(1)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        await asked.wait()
+        thread.join()
+        loop.remove_reader(near)
+
+    selector = Telling(600)
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(act())
