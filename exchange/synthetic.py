@@ -248,7 +248,8 @@ class SyntheticMarket(Source):
         for _ in range(min(int(self._credit), BATCH)):
             self._credit -= 1
             self._turn = (self._turn + 1) % len(self._listened)
-            self._push(self._listened[self._turn], ts)
+            # Late or not, it was made when it was due: that is what tells the order of two streams.
+            self._push(self._listened[self._turn], ts - int(self._credit / pace * 1000))
         return max(0.0, (1 - self._credit) / pace)
 
     def set_pace(self, pace: float) -> None:
