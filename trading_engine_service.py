@@ -345,7 +345,7 @@ class TradingEngineService:
             else:
                 if pause > STORE_PAUSE:
                     outage.over("executions are stored again")
-                pause = STORE_PAUSE
+                pause = STORE_PAUSE if len(pending) < STORE_AT_ONCE else 0.0
         await asyncio.Event().wait()
 
     async def _sync(self) -> None:
