@@ -55,7 +55,7 @@ class _Head(msgspec.Struct, frozen=True, gc=False):
 
     topic: str = ""
     type: str = ""
-    ts: int = 0
+    ts: object = 0
     op: str = ""
     success: bool | None = None
     ret_msg: str = ""
@@ -91,6 +91,7 @@ class Surroundings:
     """What the streams of a collector share, and whom they tell."""
 
     budget: ConnectionBudget
+    # Instrument, message, and the milliseconds at which the push was received and made.
     on_push: Callable[[Instrument, bytes, int, int], None]
     on_standing: Callable[[Stream], None]
 
@@ -248,8 +249,9 @@ class Stream:
                 self._start_living()
             # Valid JSON ends with its closing brace; what is sent stays as it is up to there.
             body = frame.rstrip()[:-1] + self._ending
-            # Whatever its clock does, an instrument's pushes keep their order.
-            self._newest = max(self._newest, head.ts)
+            # Whatever the exchange's clock does, an instrument's pushes keep their order.
+            if isinstance(head.ts, int):
+                self._newest = max(self._newest, head.ts)
             self._surroundings.on_push(self.instrument, body, at, self._newest)
         elif head.success is not None:
             self._answer(connection, head)

@@ -332,10 +332,10 @@ class TradingEngineService:
                     journal.forget(pending[-1].execution_id)
             except (DatabaseAway, RowsRefused) as error:
                 outage.warn("executions wait in the journal for the database: %s", error)
-                pause = min(max(pause, 0.05) * 2, LONGEST_PAUSE)
+                pause = min(max(pause, STORE_PAUSE) * 2, LONGEST_PAUSE)
             except sqlite3.Error as error:
                 outage.warn("the journal can't be cleared of what is stored: %s", error)
-                pause = min(max(pause, 0.05) * 2, LONGEST_PAUSE)
+                pause = min(max(pause, STORE_PAUSE) * 2, LONGEST_PAUSE)
             except Superseded as error:
                 logger.warning("executions stay in the journal: %s", error)
                 async with self._answering:

@@ -11,7 +11,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 # Bybit's deepest book is about 50 kB.
 LARGEST_MESSAGE = 1_000_000
-CHUNK = 65_536
+CHUNK = 65_536  # of one read: above 128 kB each takes memory from the system
 
 
 class InvalidFrame(ValueError):

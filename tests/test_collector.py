@@ -586,6 +586,38 @@ def test_blanks_round_a_push_are_no_harm(running: Running) -> None:
     assert body == f' {push[:-1]},"channel":"spot","matching_key":"a"}}'.encode()
 
 
+def test_pushes_that_are_read_together_are_published_in_the_order_of_their_time(place: Workspace) -> None:
+    with ExchangeProcess("--rate", "0") as market:
+        home = Home(place, market)
+        collector = home.collector(STREAM_SILENCE_MS="60000")
+        for instrument in (PERP, SPOT):
+            assert collector.subscribe(instrument)[0] == 200
+        tap = home.tap("signal")
+        # Both sockets have something by the time that the collector looks.
+        collector.service.pause()
+        for instrument, numbers in ((PERP, (20, 40, 60, 50)), (SPOT, (10, None, 30))):
+            for number in numbers:
+                symbol = instrument["symbol"]
+                ts = '"no number"' if number is None else str(10**13 + number)
+                data = f'{{"s":"{symbol}","b":[],"a":[],"u":7,"seq":7}}'
+                push = f'{{"topic":"orderbook.50.{symbol}","type":"delta","ts":{ts},"data":{data},"cts":1}}'
+                market.fault("send", **instrument, text=push)
+        collector.service.go_on()
+        messages = tap.wait(lambda messages: len(messages) >= 7)
+        came = [(message["channel"], message["ts"]) for message in messages]
+        # What has no time, or an earlier one than the push before it, stays behind that.
+        assert came == [
+            ("spot", 10**13 + 10),
+            ("spot", "no number"),
+            ("linear", 10**13 + 20),
+            ("spot", 10**13 + 30),
+            ("linear", 10**13 + 40),
+            ("linear", 10**13 + 60),
+            ("linear", 10**13 + 50),
+        ]
+        assert collector.health[0] == 200
+
+
 def test_a_silent_stream_gets_a_snapshot_then_a_new_connection(home: Home) -> None:
     collector = home.collector(STREAM_SILENCE_MS="300")
     collector.subscribe(SPOT)
