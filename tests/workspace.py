@@ -104,7 +104,9 @@ class Service:
         return self.process.wait(seconds)
 
     def pause(self) -> None:
+        """Let it stand still, for certain: a busy machine gets round to a signal milliseconds later."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)
