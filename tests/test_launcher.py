@@ -462,10 +462,11 @@ def test_a_demo_with_an_end_fails_when_a_service_dies(run: Run) -> None:
     run.start(programs, "--demo", "--seconds", "600", COLLECTOR_PORT=port)
     victim = run.pid_of("signal_service")
     until(lambda: "the demo trades for 600 s" in run.text(), "both subscriptions")
-    assert re.findall("body (.*)", run.log("market_data_collector_service")) == [
+    bodies = [
         '{"symbol": "BTCUSDT", "channel": "spot", "matching_key": "a"}',
         '{"symbol": "BTCPERP", "channel": "linear", "matching_key": "a"}',
     ]
+    until(lambda: re.findall("body (.*)", run.log("market_data_collector_service")) == bodies, "both bodies")
     os.kill(victim, signal.SIGKILL)
     assert run.process.wait(30) == 1
     assert "signal_service was killed by SIGKILL\n" in run.text()
