@@ -124,6 +124,7 @@ class SyntheticMarket(Source):
         self._last: float | None = None
         for number in range(1, pairs + 1):
             self._add_base(number)
+        self._newest = now_ms()
 
     def _add_base(self, number: int) -> None:
         if number == 1:
@@ -165,7 +166,8 @@ class SyntheticMarket(Source):
             leg.instrument.asks.remove(leg.price(step)[0])
 
     def _push(self, leg: _Leg, ts: int) -> None:
-        """Move a leg one update on, and push it."""
+        """Move a leg one update on, and push it; no push is older than one before it."""
+        ts = self._newest = max(self._newest, ts)
         instrument = leg.instrument
         target = self._target(leg)
         if target != leg.middle:

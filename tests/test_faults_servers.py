@@ -177,6 +177,7 @@ def test_disk_of_the_database_full_costs_no_message_and_no_execution(
     filler.unlink()
     wait_for(lambda: updates(place) == 500)
     wait_for(lambda: len(Accounts(place).orders) == 200)
+    engine.wait_for_line("executions are stored again")
     assert dead_letters(place, "storage") == []
     assert storage.stop() == engine.stop() == 0
     place.close()

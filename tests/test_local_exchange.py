@@ -21,8 +21,8 @@ from pybit import unified_trading
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from exchange import LocalExchange, RecordingError, Replay, SyntheticMarket
-from exchange.instrument import text_frame
+from exchange import LocalExchange, RecordingError, Replay, SyntheticMarket, synthetic
+from exchange.instrument import now_ms, text_frame
 from exchange.process import ControlError, ExchangeProcess
 
 SHARED = Path(os.environ.get("BLACKBIRD_SHARED", Path(__file__).parent.parent.parent / "shared"))
@@ -663,6 +663,26 @@ def test_depth_cut_from_the_recorded_one_in_mid_recording_goes_on_from_the_book_
     assert snapshot["data"]["a"] == [["100.5", "2"], ["101", "3"], ["102", "1"]]
     assert (delta["type"], delta["data"]["u"]) == ("delta", snapshot["data"]["u"] + 1)
     assert (delta["data"]["b"], delta["data"]["a"]) == ([], [["102", "0"]])
+
+
+def test_late_pushes_carry_the_time_at_which_they_were_due_and_time_never_goes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    market = SyntheticMarket(pairs=1, rate=100)
+    pushes: list[Message] = []
+    for channel, symbol in (("spot", "BTCUSDT"), ("linear", "BTCPERP")):
+        feed = market.feed(channel, f"orderbook.50.{symbol}")
+        assert feed is not None
+        feed.tap = lambda _feed, payload, _sockets: pushes.append(json.loads(payload))
+        market.subscribe(feed, 1, lambda _frame: None)
+    begun = now_ms()
+    # The second look at the clock of the day came late, the third did not.
+    for seconds, clock in ((0.0, 0), (0.0201, 30), (0.0401, 40)):
+        monkeypatch.setattr(synthetic, "now_ms", lambda clock=clock: begun + 1000 + clock)
+        market.play(seconds)
+    times = [push["ts"] - begun - 1000 for push in pushes]
+    assert times == [15, 20, 25, 30, 30, 30, 35, 40]
+    assert all(push["cts"] <= push["ts"] for push in pushes)
 
 
 def test_after_once_the_books_stay_and_depth_1_goes_on_repeating(start: Start, recording: Path) -> None:
