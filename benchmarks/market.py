@@ -100,7 +100,7 @@ def whole_books(count: int, *, crossing: bool = False) -> tuple[list[Push], Synt
         bids, asks = market.instruments[channel, data["s"]].window(50)
         whole = {**data, "b": json.loads(f"[{bids}]"), "a": json.loads(f"[{asks}]")}
         pushes.append((channel, {**message, "type": "snapshot", "data": whole}))
-    return pushes[:count], market
+    return pushes[-count:], market
 
 
 def best_bid(market: SyntheticMarket, channel: str, symbol: str) -> tuple[str, str]:

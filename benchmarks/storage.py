@@ -151,7 +151,7 @@ def measure(there: Place, load: Load, rounds: int) -> list[Row]:
 
 
 def run(*, quick: bool) -> list[Row]:
-    small, large = (20_000, 2_000) if quick else (90_000, 10_000)
+    small, large = (20_000, 5_000) if quick else (90_000, 10_000)
     loads = [
         Load("depth 1", list(market.updates(1, small))),
         Load("depth 50, deltas", list(market.updates(50, small // 3))),
@@ -161,5 +161,5 @@ def run(*, quick: bool) -> list[Row]:
     with place() as there:
         there.declare_queues()
         for load in loads:
-            rows += measure(there, load, 1 if quick else 5)
+            rows += measure(there, load, 3 if quick else 5)
     return rows

@@ -120,14 +120,14 @@ def _leg(value: object) -> tuple[str, str]:
 
 
 def run(*, quick: bool) -> list[Row]:
-    small, large = (20_000, 4_000) if quick else (90_000, 20_000)
+    small, large = (20_000, 10_000) if quick else (90_000, 20_000)
     loads = [
         Load("depth 1", *market.calm(1, 1, small)),
         Load("depth 50, deltas", *market.calm(50, 1, small // 2)),
         Load("depth 50, whole books", *market.whole_books(large)),
     ]
     rows = []
-    rounds = 1 if quick else 5
+    rounds = 3 if quick else 5
     with place() as there:
         there.declare_queues()
         for load in loads:
