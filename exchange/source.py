@@ -66,7 +66,7 @@ class Source(ABC):
 
     def open(self, subscription: Subscription) -> None:
         """Send the book as it is now, if there is one yet."""
-        subscription.feed.send_snapshot_to(subscription, now_ms())
+        subscription.feed.send_snapshot_to(subscription, self.stamp())
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Take a socket off its topic."""
@@ -85,7 +85,7 @@ class Source(ABC):
 
     def repeat(self, feed: Feed) -> None:
         """Push the last update of a quiet topic again."""
-        feed.repeat(now_ms())
+        feed.repeat(self.stamp())
 
     def stamp(self) -> int:
         """Return the `ts` of a push that is made now."""

@@ -166,7 +166,7 @@ class SyntheticMarket(Source):
             leg.instrument.asks.remove(leg.price(step)[0])
 
     def _push(self, leg: _Leg, ts: int) -> None:
-        """Move a leg one update on, and push it; no push is older than one before it."""
+        """Move a leg one update on, and push it."""
         ts = self._newest = max(self._newest, ts)
         instrument = leg.instrument
         target = self._target(leg)
@@ -254,6 +254,11 @@ class SyntheticMarket(Source):
             self._push(self._listened[self._turn], ts - int(self._credit / pace * 1000))
         return max(0.0, (1 - self._credit) / pace)
 
+    def stamp(self) -> int:
+        """Return the time of day, but nothing before the newest push: time does not go back."""
+        self._newest = max(self._newest, now_ms())
+        return self._newest
+
     def set_pace(self, pace: float) -> None:
         """Change the pushes a second of each instrument."""
         self.rate = pace
@@ -270,7 +275,7 @@ class SyntheticMarket(Source):
             KeyError: there is no such instrument.
         """
         for _ in range(count):
-            self._push(self._legs[channel, symbol], now_ms())
+            self._push(self._legs[channel, symbol], self.stamp())
 
     def set_book(
         self, channel: str, symbol: str, bids: Iterable[tuple[str, str]], asks: Iterable[tuple[str, str]]
@@ -289,7 +294,7 @@ class SyntheticMarket(Source):
         instrument.asks.replace((float(price), price, size) for price, size in asks)
         self.follow(instrument)
         instrument.seq += 3
-        ts = now_ms()
+        ts = self.stamp()
         instrument.cts = ts
         instrument.push_changes(ts)
 
@@ -319,7 +324,7 @@ class SyntheticMarket(Source):
         for number in range(pushes):
             yield from made
             made.clear()
-            self._push(self._listened[number % len(self._listened)], now_ms())
+            self._push(self._listened[number % len(self._listened)], self.stamp())
         yield from made
         for subscription in subscriptions:
             self.unsubscribe(subscription)

@@ -670,11 +670,12 @@ def test_late_pushes_carry_the_time_at_which_they_were_due_and_time_never_goes_b
 ) -> None:
     market = SyntheticMarket(pairs=1, rate=100)
     pushes: list[Message] = []
+    subscriptions = []
     for channel, symbol in (("spot", "BTCUSDT"), ("linear", "BTCPERP")):
         feed = market.feed(channel, f"orderbook.50.{symbol}")
         assert feed is not None
         feed.tap = lambda _feed, payload, _sockets: pushes.append(json.loads(payload))
-        market.subscribe(feed, 1, lambda _frame: None)
+        subscriptions.append(market.subscribe(feed, 1, lambda _frame: None))
     begun = now_ms()
     # The second look at the clock of the day came late, the third did not.
     for seconds, clock in ((0.0, 0), (0.0201, 30), (0.0401, 40)):
@@ -682,6 +683,11 @@ def test_late_pushes_carry_the_time_at_which_they_were_due_and_time_never_goes_b
         market.play(seconds)
     times = [push["ts"] - begun - 1000 for push in pushes]
     assert times == [15, 20, 25, 30, 30, 30, 35, 40]
+    # Nor does it where a snapshot is asked for before what is late has come.
+    monkeypatch.setattr(synthetic, "now_ms", lambda: begun + 1055)
+    market.open(subscriptions[0])
+    market.play(0.0551)
+    assert [push["ts"] - begun - 1000 for push in pushes[8:]] == [55, 55, 55, 55]
     assert all(push["cts"] <= push["ts"] for push in pushes)
 
 
