@@ -7,32 +7,34 @@ dies in between is delivered again, and the key of `bybit.orderbook_update` keep
 from __future__ import annotations
 
 if __name__ == "__main__":
-    import early_end  # noqa: F401 - takes SIGINT and SIGTERM while the rest is imported
+    import blackbird.runtime.early_signals  # noqa: F401 - handles SIGINT and SIGTERM while the rest is imported
 
 import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from config import Config, TableConfig
+from blackbird.broker.session import Session, SessionLost, keep_session
+from blackbird.broker.topology import STORAGE
+from blackbird.market.book_message import decode_book
+from blackbird.market.fields import InvalidMessage
+from blackbird.runtime.process import run_service
+from blackbird.runtime.throttled_log import ThrottledLog
+from blackbird.runtime.worker_thread import WorkerThread
+from blackbird.storage.batch import Batch
+from blackbird.storage.orderbook_store import OrderbookStore, orderbook_lines, update_key
+from config import Config
 from database_manager import (
     LONGEST_PAUSE,
-    Cursor,
-    DatabaseAway,
     DatabaseManager,
-    DatabaseThread,
-    RowsRefused,
-    copy_text,
+    DatabaseUnavailable,
+    RowsRejected,
 )
-from messages import BookMessage, InvalidMessage, decode_book, plain_prices, text_levels
-from messaging import STORAGE, BrokerLost, RepeatedWarning, Session, keep_session
-from service import run_service
 
 logger = logging.getLogger(__name__)
 
@@ -47,90 +49,13 @@ PACE = 0.003
 # Each chunk of a COPY needs the interpreter, which the event loop keeps for so long when it is busy.
 SWITCH_SECONDS = 0.001
 
-UpdateKey = tuple[int, int, int, str, str, str]
-
-UPDATES = TableConfig(
-    "bybit.orderbook_update",
-    ["ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type"],
-)
-
-
-def update_key(message: BookMessage) -> UpdateKey:
-    """Return what makes two messages copies of one update, in the order of UPDATES' columns."""
-    data = message.data
-    return message.cts, data.u, data.seq, message.channel, message.topic, message.type
-
-
-def orderbook_lines(message: BookMessage) -> str:
-    """Return the rows of a message, one a level, as lines of COPY's text format.
-
-    Raises InvalidMessage on levels that are no prices and sizes.
-    """
-    data = message.data
-    head = (
-        f"{_escaped(message.topic)}\t{message.type}\t{message.ts}\t{message.channel}\t{_escaped(data.s)}"
-        f"\t{data.u}\t{data.seq}\t"
-    )
-    tail = f"\t{message.cts}\t{_escaped(message.matching_key)}\n"
-    return _side_lines(bytes(data.b), f"{head}bid\t", tail) + _side_lines(bytes(data.a), f"{head}ask\t", tail)
-
-
-def _side_lines(side: bytes, head: str, tail: str) -> str:
-    if plain_prices(side) is None:
-        return "".join([f"{head}{price}\t{size}{tail}" for price, size in text_levels(side)])
-    # [["61837.24","0"],["61837.23","1.2"]]: what stands between the numbers, replaced by what is to.
-    levels = side[3:-3].decode().replace('","', "\t").replace('"],["', tail + head)
-    return f"{head}{levels}{tail}"
-
-
-_escaped = lru_cache(maxsize=10_000)(copy_text)
-
-
-class OrderbookStore:
-    """Writes batches of updates, each once, in one transaction a batch."""
-
-    def __init__(self, database: DatabaseManager) -> None:
-        self._database = database
-
-    def add(self, batch: Mapping[UpdateKey, str]) -> None:
-        """Store the lines of each update that is not stored yet; raises DatabaseAway or RowsRefused."""
-        try:
-            self._database.transaction(partial(self._copy, batch))
-        except RowsRefused:
-            # Some are stored already, as after a crash between commit and acknowledgement, or at fault.
-            self._database.transaction(partial(self._copy_new, batch))
-
-    def _copy(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
-        self._database.copy(cursor, UPDATES, [_key_line(key) for key in batch])
-        self._database.copy(cursor, Config.TABLES["orderbook"], batch.values())
-
-    def _copy_new(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
-        new = self._database.insert_new(cursor, UPDATES, list(batch))
-        self._database.copy(cursor, Config.TABLES["orderbook"], [batch[key] for key in new])
-
-
-def _key_line(key: UpdateKey) -> str:
-    cts, update_id, sequence_id, channel, topic, kind = key
-    return f"{cts}\t{update_id}\t{sequence_id}\t{channel}\t{_escaped(topic)}\t{kind}\n"
-
-
-class Batch:
-    """Deliveries that are written together; acknowledged up to the last one."""
-
-    def __init__(self) -> None:
-        self.lines: dict[UpdateKey, str] = {}
-        self.sources: dict[UpdateKey, tuple[BasicProperties, bytes]] = {}
-        self.last_tag = 0
-        self.messages = 0
-        self.begun = 0.0  # loop time of the first message
-
 
 class DataStorageService:
     """The storage service between broker and database."""
 
     def __init__(self) -> None:
         self._store = OrderbookStore(DatabaseManager("data storage"))
-        self._database = DatabaseThread()
+        self._database = WorkerThread()
         self._session: Session | None = None
         self._consumer: str | None = None
         self._batch = Batch()
@@ -161,7 +86,7 @@ class DataStorageService:
         # What an earlier session delivered and is not written yet comes again.
         self._batch = Batch()
         await session.declare_feed()
-        await session.limit_unacknowledged(UNACKNOWLEDGED)
+        await session.set_prefetch(UNACKNOWLEDGED)
         self._session = session
         self._consumer = await session.consume(STORAGE, self._take)
 
@@ -210,19 +135,19 @@ class DataStorageService:
 
     async def _add(self, batch: Batch) -> None:
         pause = 0.1
-        outage = RepeatedWarning()
+        outage = ThrottledLog()
         while batch.lines:
             try:
                 await self._database.run(partial(self._store.add, batch.lines))
-            except DatabaseAway as error:
+            except DatabaseUnavailable as error:
                 outage.warn("%d messages wait for the database: %s", len(batch.lines), error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
-            except RowsRefused as error:
+            except RowsRejected as error:
                 await self._isolate(batch, str(error))
             else:
                 if pause > 0.1:
-                    outage.over("the database takes messages again")
+                    outage.resolved("the database takes messages again")
                 return
 
     async def _isolate(self, batch: Batch, reason: str) -> None:
@@ -241,7 +166,7 @@ class DataStorageService:
 
     def _dead_letter(self, reason: str, properties: BasicProperties, body: bytes) -> None:
         # On a session that has ended the message is not acknowledged either: it comes again.
-        with contextlib.suppress(BrokerLost):
+        with contextlib.suppress(SessionLost):
             if self._session is not None:
                 self._session.dead_letter(STORAGE, reason, properties, body)
 

@@ -1,16 +1,13 @@
 """The database: one connection that is made anew when it was lost, and the two ways rows get in.
 
-Two errors come out of here and no other: `DatabaseAway`, which heals by itself and is tried again, and
-`RowsRefused`, for which the rows are at fault.
+Two errors come out of here and no other: `DatabaseUnavailable`, which heals by itself and is tried again, and
+`RowsRejected`, for which the rows are at fault.
 """
 
 from __future__ import annotations
 
-import asyncio
 import io
 import logging
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -35,11 +32,11 @@ LONGEST_PAUSE = 2.0
 COPY_CHUNK = 1 << 20
 
 
-class DatabaseAway(Exception):
+class DatabaseUnavailable(Exception):
     """Not now: no connection, no disk space, a lock, the schema not there yet. Worth trying again."""
 
 
-class RowsRefused(Exception):
+class RowsRejected(Exception):
     """The database will never take these rows."""
 
 
@@ -61,10 +58,10 @@ class DatabaseManager:
         self._connection: psycopg2.extensions.connection | None = None
 
     def transaction(self, work: Callable[[Cursor], T]) -> T:
-        """Do `work` in one transaction and return its result; raises DatabaseAway or RowsRefused.
+        """Do `work` in one transaction and return its result; raises DatabaseUnavailable or RowsRejected.
 
-        After DatabaseAway the transaction may have been committed if the connection broke at that moment:
-        `work` is to be such that doing it again is safe.
+        After DatabaseUnavailable the transaction may have been committed, if the connection broke at that
+        moment: `work` has to be safe to repeat.
         """
         try:
             connection = self._connect()
@@ -73,9 +70,9 @@ class DatabaseManager:
         except psycopg2.Error as error:
             # A server that is read-only for a while, such as one in recovery, has nothing against the rows.
             if isinstance(error, _ROWS_AT_FAULT) and not isinstance(error, ReadOnlySqlTransaction):
-                raise RowsRefused(str(error).strip()) from error
+                raise RowsRejected(str(error).strip()) from error
             self.close()
-            raise DatabaseAway(str(error).strip() or type(error).__name__) from error
+            raise DatabaseUnavailable(str(error).strip() or type(error).__name__) from error
 
     def rows(self, cursor: Cursor, query: str) -> Iterator[tuple[Any, ...]]:
         """Return what `query` gives row by row, in the transaction of `cursor`, without holding it all."""
@@ -135,55 +132,6 @@ class DatabaseManager:
                 options=f"-c lock_timeout={LOCK_TIMEOUT_MS}",
             )
         return self._connection
-
-
-class DatabaseThread:
-    """Runs work that blocks, in order, in a thread of its own; the event loop awaits the results.
-
-    The thread is a daemon: a database that does not answer does not keep a service from ending.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="database", daemon=True).start()
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Return the result of `work`, or raise what it raised."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-
-        def job() -> None:
-            try:
-                result = work()
-            except Exception as error:  # noqa: BLE001 - it goes to whoever awaits the result
-                _hand_over(loop, done, error=error)
-            else:
-                _hand_over(loop, done, result)
-
-        self._jobs.put(job)
-        return await done
-
-    def _work(self) -> None:
-        while True:
-            self._jobs.get()()
-
-
-def _hand_over(
-    loop: asyncio.AbstractEventLoop,
-    done: asyncio.Future[T],
-    result: T | None = None,
-    error: Exception | None = None,
-) -> None:
-    def settle() -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]  # T may be None itself
-
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(settle)
 
 
 _NULL = "\\N"

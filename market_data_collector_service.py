@@ -10,271 +10,27 @@ is in collector_api.py.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    import early_end  # noqa: F401 - takes SIGINT and SIGTERM while the rest is imported
+    import blackbird.runtime.early_signals  # noqa: F401 - handles SIGINT and SIGTERM while the rest is imported
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import msgspec
 import uvicorn
-from pika.channel import Channel
-from pika.spec import Basic, BasicProperties
 
-from bybit_connection import ConnectionBudget, use_exchange
-from bybit_stream import DEPTHS, Standing, Stream, Surroundings
-from collector_api import create_app
+from blackbird.bybit.connection import use_exchange
+from blackbird.bybit.stream import DEPTHS
+from blackbird.collector.feed_manager import FeedManager
+from blackbird.collector.http_api import create_app
+from blackbird.runtime.process import run_service
 from config import Config
-from feed_publisher import FeedPublisher
-from messages import Instrument, InvalidMessage, decode_resync, encode_subscriptions
-from messaging import COLLECTOR_SUBSCRIPTIONS, RESYNC, BrokerLost, Session, keep_session
-from service import run_service
 
 logger = logging.getLogger(__name__)
-
-# What a POST waits for: the exchange's answer, then the broker's.
-ANSWER_SECONDS = 2.5
-CONFIRM_SECONDS = 1.0
-# How long the end waits: for sockets to close, then for the broker to take what is left.
-CLOSE_SECONDS = 0.5
-DRAIN_SECONDS = 2.5
-REDECLARE_SECONDS = 2.0
 # Pushes that come within this many seconds go to the broker together: what it costs is above all wake-ups.
 PACE = 0.003
-
-
-class _Saved(msgspec.Struct):
-    symbol: Annotated[str, msgspec.Meta(min_length=1)]
-    matching_key: Annotated[str, msgspec.Meta(min_length=1)]
-
-
-_decode_saved = msgspec.json.Decoder(
-    dict[Literal["spot", "linear", "inverse", "option"], list[_Saved]]
-).decode
-
-
-class FeedManager:
-    """The subscriptions and the streams that serve them."""
-
-    def __init__(self) -> None:
-        self.subscriptions: dict[str, list[str]] = {}
-        self.matching_key: dict[tuple[str, str], str] = {}
-        self.publisher = FeedPublisher(self._mend_gaps)
-        # Streams of subscriptions, and of those that the exchange has not answered yet.
-        self._streams: dict[Instrument, Stream] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._surroundings = Surroundings(
-            budget=ConnectionBudget(),
-            on_push=self.publisher.publish_book,
-            on_standing=self._on_standing,
-        )
-        self._session: Session | None = None
-        self._restored = False
-        self._unsubscribed_early: set[Instrument] = set()
-        # Done when a stream's task failed, which only a fault of this program makes it do.
-        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._announced: asyncio.Future[None] | None = None
-
-    # --- subscriptions -----------------------------------------------------------------------
-
-    async def subscribe(self, instrument: Instrument, matching_key: str) -> tuple[Standing, str]:
-        """Subscribe, and return what the exchange thinks of it and why.
-
-        It joins the subscriptions unless the exchange refuses it; an instrument that is there takes the key.
-        """
-        stream = self._streams.get(instrument)
-        if stream is None:
-            stream = Stream(instrument, matching_key, self._surroundings)
-            self._streams[instrument] = stream
-            self._rebuild_tasks()
-        elif stream.matching_key != matching_key:
-            stream.set_matching_key(matching_key)
-            if instrument in self.matching_key:
-                logger.info("%s: matching key %r from now on", instrument, matching_key)
-                self.matching_key[instrument] = matching_key
-                # The signal engine learns the group from the next push.
-                stream.request_snapshot()
-                self._announce()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await stream.answered.wait()
-        if self._streams.get(instrument) is stream:
-            self._keep(stream)
-        await self._broker_knows()
-        return stream.standing, stream.reason
-
-    async def unsubscribe(self, instrument: Instrument) -> None:
-        """End the subscription and its stream; nothing where there is none."""
-        if not self._restored:
-            self._unsubscribed_early.add(instrument)
-        stream = self._streams.pop(instrument, None)
-        if stream is None:
-            return
-        stream.close()
-        if self.matching_key.pop(instrument, None) is not None:
-            logger.info("%s: unsubscribed", instrument)
-            symbols = self.subscriptions[instrument.channel]
-            symbols.remove(instrument.symbol)
-            if not symbols:
-                del self.subscriptions[instrument.channel]
-            self._announce()
-        self._rebuild_tasks()
-        await self._broker_knows()
-
-    def listed(self) -> dict[str, list[dict[str, str]]]:
-        """Return the subscriptions by channel, each with its symbol and matching key."""
-        return {
-            channel: [
-                {"symbol": symbol, "matching_key": self.matching_key[channel, symbol]} for symbol in symbols
-            ]
-            for channel, symbols in self.subscriptions.items()
-        }
-
-    def down(self) -> list[str]:
-        """Return what of the collector's surroundings does not work just now."""
-        down = [] if self.publisher.is_up else ["RabbitMQ"]
-        return down + [
-            f"{instrument}: {stream.phase.value}" + (f" ({stream.reason})" if stream.reason else "")
-            for instrument, stream in self._streams.items()
-            if instrument in self.matching_key and not stream.is_up
-        ]
-
-    def _on_standing(self, stream: Stream) -> None:
-        if self._streams.get(stream.instrument) is not stream or stream.instrument in self.matching_key:
-            return
-        if stream.standing is Standing.REFUSED:
-            del self._streams[stream.instrument]
-            stream.close()
-            self._rebuild_tasks()
-        else:
-            self._keep(stream)
-
-    def _keep(self, stream: Stream) -> None:
-        """Make the stream's instrument one of the subscriptions; from here on only `unsubscribe` ends it."""
-        if stream.instrument in self.matching_key:
-            return
-        channel, symbol = stream.instrument
-        logger.info("%s: subscribed, matching key %r", stream.instrument, stream.matching_key)
-        self.subscriptions.setdefault(channel, []).append(symbol)
-        self.matching_key[stream.instrument] = stream.matching_key
-        self._rebuild_tasks()
-        self._announce()
-
-    def _rebuild_tasks(self) -> None:
-        """Replace all stream tasks by one for each stream; a stream's connection passes to its new task."""
-        for task in self._tasks:
-            task.cancel()
-        self._tasks = [
-            asyncio.create_task(stream.run(), name=str(instrument))
-            for instrument, stream in self._streams.items()
-        ]
-        for task in self._tasks:
-            task.add_done_callback(self._on_task_done)
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
-            self.failure.set_exception(error)
-
-    def _announce(self) -> None:
-        # Before what was saved is known, a map without it would put those instruments out.
-        if self._restored:
-            known = [Instrument(*instrument) for instrument in self.matching_key]
-            self._announced = self.publisher.publish_subscriptions(
-                encode_subscriptions(known), json.dumps(self.listed()).encode()
-            )
-
-    async def _broker_knows(self) -> None:
-        """Wait until the broker has the subscriptions as they are, but not long."""
-        if self._announced is not None and self.publisher.is_up:
-            await asyncio.wait([self._announced], timeout=CONFIRM_SECONDS)
-
-    # --- broker ------------------------------------------------------------------------------
-
-    async def keep_publishing(self) -> None:
-        """Keep a session with the broker until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(keep_session(self._serve_session))
-            group.create_task(self._keep_declared())
-
-    async def _serve_session(self, session: Session) -> None:
-        await session.declare_feed()
-        await session.declare_queue(COLLECTOR_SUBSCRIPTIONS)
-        if not self._restored:
-            saved = await session.peek(COLLECTOR_SUBSCRIPTIONS) if Config.RESTORE_SUBSCRIPTIONS else None
-            self._restored = True
-            if saved is not None:
-                self._restore(saved[1])
-            self._announce()
-        await self.publisher.start(session)
-        self._session = session
-        queue = await session.declare_private_queue()
-        await session.bind(queue, RESYNC)
-        await session.consume(queue, self._on_resync)
-
-    async def _keep_declared(self) -> None:
-        """Declare exchange and queues again now and then: pushes for a queue that was deleted go nowhere."""
-        while True:
-            await asyncio.sleep(REDECLARE_SECONDS)
-            if self._session is not None and self._session.is_open:
-                with contextlib.suppress(BrokerLost):
-                    await self._session.declare_feed()
-
-    def _restore(self, body: bytes) -> None:
-        try:
-            saved = _decode_saved(body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            logger.warning("what was saved of the subscriptions can't be understood: %s", error)
-            return
-        for channel, entries in saved.items():
-            for entry in entries:
-                instrument = Instrument(channel, entry.symbol)
-                if instrument not in self._streams and instrument not in self._unsubscribed_early:
-                    stream = Stream(instrument, entry.matching_key, self._surroundings)
-                    self._streams[instrument] = stream
-                    self.subscriptions.setdefault(channel, []).append(entry.symbol)
-                    self.matching_key[instrument] = entry.matching_key
-        logger.info("%d subscriptions taken up again", len(self.matching_key))
-        self._rebuild_tasks()
-
-    def _on_resync(
-        self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
-    ) -> None:
-        try:
-            instrument = decode_resync(body)
-        except InvalidMessage as error:
-            with contextlib.suppress(BrokerLost):
-                self.publisher.dead_letter(RESYNC, str(error), properties, body)
-        else:
-            stream = self._streams.get(instrument)
-            if stream is None:
-                logger.debug("%s: asked for a snapshot of it, but it is not subscribed", instrument)
-            else:
-                stream.request_snapshot()
-        if channel.is_open:
-            channel.basic_ack(method.delivery_tag or 0)
-
-    def _mend_gaps(self, instruments: set[Instrument]) -> None:
-        for instrument in instruments:
-            if (stream := self._streams.get(instrument)) is not None:
-                stream.request_snapshot()
-
-    # --- the end -----------------------------------------------------------------------------
-
-    async def close(self) -> None:
-        """Close all streams, then have the broker confirm what was taken."""
-        for task in self._tasks:
-            task.cancel()
-        closing = [stream.close() for stream in self._streams.values()]
-        deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
-        while asyncio.get_running_loop().time() < deadline:
-            if all(closed is None or closed.is_set() for closed in closing):
-                break
-            await asyncio.sleep(0.01)
-        await self.publisher.drain(DRAIN_SECONDS)
 
 
 class Server(uvicorn.Server):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and tests: ./setup.sh, then ruff, mypy and pytest, which gets all arguments.
 #   ./run_tests.sh                      everything but what is marked slow or soak
-#   ./run_tests.sh tests/test_launcher.py -k restart
+#   ./run_tests.sh tests/system/test_launcher.py -k restart
 #   ./run_tests.sh -m slow
 set -euo pipefail
 cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"

@@ -20,20 +20,20 @@ with Docker CONTAINER_NAME_DB and CONTAINER_NAME_RABBITMQ too) are another pair 
 TEXT
 }
 
-# shellcheck source=infrastructure/settings.sh
-. "$here/infrastructure/settings.sh"
-# shellcheck source=infrastructure/machine.sh
-. "$here/infrastructure/machine.sh"
-# shellcheck source=infrastructure/tools.sh
-. "$here/infrastructure/tools.sh"
-# shellcheck source=infrastructure/docker.sh
-. "$here/infrastructure/docker.sh"
-# shellcheck source=infrastructure/native_database.sh
-. "$here/infrastructure/native_database.sh"
-# shellcheck source=infrastructure/native_broker.sh
-. "$here/infrastructure/native_broker.sh"
-# shellcheck source=infrastructure/servers.sh
-. "$here/infrastructure/servers.sh"
+# shellcheck source=deploy/infrastructure/settings.sh
+. "$here/deploy/infrastructure/settings.sh"
+# shellcheck source=deploy/infrastructure/machine.sh
+. "$here/deploy/infrastructure/machine.sh"
+# shellcheck source=deploy/infrastructure/tools.sh
+. "$here/deploy/infrastructure/tools.sh"
+# shellcheck source=deploy/infrastructure/docker.sh
+. "$here/deploy/infrastructure/docker.sh"
+# shellcheck source=deploy/infrastructure/native_database.sh
+. "$here/deploy/infrastructure/native_database.sh"
+# shellcheck source=deploy/infrastructure/native_broker.sh
+. "$here/deploy/infrastructure/native_broker.sh"
+# shellcheck source=deploy/infrastructure/servers.sh
+. "$here/deploy/infrastructure/servers.sh"
 
 # each_server ACTION [broker|database]
 each_server() {

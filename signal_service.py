@@ -9,7 +9,7 @@ other.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    import early_end  # noqa: F401 - takes SIGINT and SIGTERM while the rest is imported
+    import blackbird.runtime.early_signals  # noqa: F401 - handles SIGINT and SIGTERM while the rest is imported
 
 import asyncio
 import contextlib
@@ -19,23 +19,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from config import Config
-from lean_connection import published_at
-from messages import (
-    BookMessage,
-    Instrument,
-    InvalidMessage,
-    Order,
-    Reply,
-    decode_book,
-    decode_subscriptions,
-    encode_resync,
-)
-from messaging import (
+from blackbird.broker.lean_connection import published_at
+from blackbird.broker.session import QueueInUse, Session, SessionLost, keep_session
+from blackbird.broker.topology import (
     EXCHANGE,
     LATEST_SUBSCRIPTION,
     ORDERS,
@@ -43,15 +32,19 @@ from messaging import (
     RESYNC,
     SIGNAL,
     SUBSCRIPTION,
-    BrokerLost,
-    QueueTaken,
-    Session,
-    keep_session,
 )
-from order_manager import OrderManager
-from service import run_service
-from spread_signal import Look, Signal
-from spreads import OpenSpreads, Pair, Spread
+from blackbird.market.book_message import BookMessage, decode_book
+from blackbird.market.fields import InvalidMessage
+from blackbird.market.instrument import Instrument
+from blackbird.market.subscriptions import decode_subscriptions, encode_resync
+from blackbird.runtime.process import run_service
+from blackbird.signals.group_lane import GroupLane, PendingUpdate
+from blackbird.signals.order_manager import OrderManager
+from blackbird.signals.snapshot_requests import SnapshotRequest
+from blackbird.trading.orders import Order, Reply
+from blackbird.trading.signal import OrderScan, Signal
+from blackbird.trading.spreads import OpenSpreads, Pair, Spread
+from config import Config
 
 __all__ = ["OpenSpreads", "OrderManager", "Pair", "Signal", "SignalService", "Spread"]
 
@@ -62,47 +55,12 @@ ACKNOWLEDGE_EVERY = 500
 ACKNOWLEDGE_SECONDS = 0.05
 # An answer that takes longer than this is late: books go on being kept without it.
 LATE_SECONDS = 1.0
-# Pauses between requests for a snapshot of the same book.
-SHORTEST_RESYNC = 0.5
-LONGEST_RESYNC = 30.0
 SKIPPING = 5  # so many snapshots asked for in a row are worth a word in the log
 
 
 def milliseconds() -> int:
     """Return the time of day in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
-
-
-class Arrived(msgspec.Struct, gc=False):
-    """A book message that waits to be worked off."""
-
-    delivery_tag: int
-    message: BookMessage
-    heard_at: int
-    body: bytes
-    properties: BasicProperties
-
-
-class Desk:
-    """The trading of one matching group: while its order is out, the group's messages wait here.
-
-    `look` is the look that the order came from, None while none is out; `late` says that the answer takes
-    long.
-    """
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.inbox: deque[Arrived] = deque()
-        self.look: Look | None = None
-        self.late = False
-        self.late_timer: asyncio.TimerHandle | None = None
-        # What an instrument that came from another group gives reason to look at.
-        self.moved_in: list[Pair] = []
-
-    @property
-    def is_idle(self) -> bool:
-        """Tell whether nothing is out and nothing waits."""
-        return self.look is None and not self.inbox and not self.moved_in
 
 
 class SignalService:
@@ -116,7 +74,7 @@ class SignalService:
         self.signal = signal
         self.orders = orders
         self._session: Session | None = None
-        self._desks: dict[str, Desk] = {}
+        self._desks: dict[str, GroupLane] = {}
         self._ready = False
         self._taken = 0  # delivery tags
         self._acknowledged = 0
@@ -128,7 +86,7 @@ class SignalService:
         self._map_spoiled = False  # what came after it is no map
         # Deliveries of maps that wait until the newest one is known.
         self._held_maps: list[tuple[Basic.Deliver, BasicProperties, bytes]] | None = None
-        self._resync: dict[Instrument, Resync] = {}
+        self._resync: dict[Instrument, SnapshotRequest] = {}
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until `stop`; then wait for the answer to an order that is out, at most 3 s."""
@@ -159,7 +117,7 @@ class SignalService:
         self._taken = self._acknowledged = 0
         await session.declare_feed()
         await session.declare_queue(ORDERS)
-        await session.limit_unacknowledged(UNACKNOWLEDGED)
+        await session.set_prefetch(UNACKNOWLEDGED)
         # Maps that wait are older than the newest one, which is kept in a queue of its own.
         self._outdated_maps = await session.declare_queue(SUBSCRIPTION)
         self._held_maps = []
@@ -167,11 +125,11 @@ class SignalService:
         try:
             # Whoever has this queue is the signal engine; a second one waits here.
             await session.consume(SUBSCRIPTION, self._take_subscriptions, exclusive=True)
-        except QueueTaken:
+        except QueueInUse:
             if self._overtaken:
                 # The other one takes the book messages, and trades.
                 for instrument in list(self.signal.books):
-                    self.signal.distrust(instrument)
+                    self.signal.invalidate(instrument)
             self._overtaken = True
             raise
         self._overtaken = False
@@ -181,7 +139,7 @@ class SignalService:
         held, self._held_maps = self._held_maps, None
         for delivery in held:
             self._take_map(session, *delivery)
-        for instrument in self.signal.named:
+        for instrument in self.signal.subscribed:
             self._request(session, instrument)
         if self._ready:
             # Another engine may have opened and closed spreads while this one had no session.
@@ -207,7 +165,7 @@ class SignalService:
             self._outdated_maps -= 1
         else:
             error = self._apply_subscriptions(body)
-            with contextlib.suppress(BrokerLost):
+            with contextlib.suppress(SessionLost):
                 if error is not None:
                     session.dead_letter(SUBSCRIPTION, error, properties, body)
                 if self._map is not None and (error is not None or self._map_spoiled):
@@ -235,9 +193,9 @@ class SignalService:
         now = milliseconds()
         published = published_at(properties)
         # A time from the future would keep a book young for ever.
-        heard_at = now if published is None or published > now else published
+        received_ms = now if published is None or published > now else published
         try:
-            arrived = Arrived(tag, decode_book(body), heard_at, body, properties)
+            arrived = PendingUpdate(tag, decode_book(body), received_ms, body, properties)
         except InvalidMessage as error:
             self._dead_letter(str(error), properties, body)
             return
@@ -252,25 +210,25 @@ class SignalService:
         if tag - self._acknowledged >= ACKNOWLEDGE_EVERY:
             self._acknowledge()
 
-    def _desk_of(self, message: BookMessage) -> Desk:
+    def _desk_of(self, message: BookMessage) -> GroupLane:
         """Return the desk of the instrument's group, of the one that it joins where it is in none."""
         return self._desk(self.signal.key_of(message.instrument) or message.matching_key)
 
-    def _desk(self, key: str) -> Desk:
+    def _desk(self, key: str) -> GroupLane:
         desk = self._desks.get(key)
         if desk is None:
-            desk = self._desks[key] = Desk(key)
+            desk = self._desks[key] = GroupLane(key)
         return desk
 
-    def _work(self, desk: Desk) -> None:
+    def _work(self, desk: GroupLane) -> None:
         """Work a desk's messages off until an order is out or none is left."""
         if desk.look is None and desk.moved_in and self._ready:
             moved_in, desk.moved_in = desk.moved_in, []
-            self._start(desk, self.signal.look(moved_in))
+            self._start(desk, self.signal.scan(moved_in))
         while desk.look is None and desk.inbox:
             self._work_off(desk, self._next(desk))
 
-    def _work_off(self, desk: Desk, arrived: Arrived) -> None:
+    def _work_off(self, desk: GroupLane, arrived: PendingUpdate) -> None:
         """Apply a message, and look at the pairs that it gives reason to."""
         pairs = self._apply(arrived)
         if desk.key != arrived.message.matching_key:
@@ -279,9 +237,9 @@ class SignalService:
                 self._move(arrived.message.instrument, desk, now, pairs)
                 return
         if pairs and self._ready:
-            self._start(desk, self.signal.look(pairs))
+            self._start(desk, self.signal.scan(pairs))
 
-    def _move(self, instrument: Instrument, old: Desk, new: Desk, pairs: Sequence[Pair]) -> None:
+    def _move(self, instrument: Instrument, old: GroupLane, new: GroupLane, pairs: Sequence[Pair]) -> None:
         """Give the other desk what waits of an instrument that has changed its group."""
         staying = [waiting for waiting in old.inbox if waiting.message.instrument != instrument]
         new.inbox.extend(waiting for waiting in old.inbox if waiting.message.instrument == instrument)
@@ -296,9 +254,9 @@ class SignalService:
             key: desk for key, desk in self._desks.items() if key in self.signal.groups or not desk.is_idle
         }
 
-    def _apply_all(self, desk: Desk) -> None:
+    def _apply_all(self, desk: GroupLane) -> None:
         """Apply what waits, but for instruments that move to another group: the order may be on them."""
-        staying: deque[Arrived] = deque()
+        staying: deque[PendingUpdate] = deque()
         moving: set[Instrument] = set()
         for arrived in desk.inbox:
             message = arrived.message
@@ -310,46 +268,46 @@ class SignalService:
                 self._apply(arrived)
         desk.inbox = staying
 
-    def _next(self, desk: Desk) -> Arrived:
+    def _next(self, desk: GroupLane) -> PendingUpdate:
         arrived = desk.inbox.popleft()
         del self._waiting[arrived.delivery_tag]
         return arrived
 
-    def _apply(self, arrived: Arrived) -> Sequence[Pair]:
+    def _apply(self, arrived: PendingUpdate) -> Sequence[Pair]:
         try:
-            return self.signal.on_book(arrived.message, arrived.heard_at)
+            return self.signal.on_book(arrived.message, arrived.received_ms)
         except InvalidMessage as error:
             self._dead_letter(str(error), arrived.properties, arrived.body)
         except Exception as error:
             # The edge: a message that crashes the engine is put aside, and its book is fetched anew.
             logger.exception("order-book message of %s crashed the handler", arrived.message.instrument)
             self._dead_letter(f"crashed the handler: {error!r}", arrived.properties, arrived.body)
-            self.signal.distrust(arrived.message.instrument)
+            self.signal.invalidate(arrived.message.instrument)
         return ()
 
     def _dead_letter(self, reason: str, properties: BasicProperties, body: bytes) -> None:
-        with contextlib.suppress(BrokerLost):
+        with contextlib.suppress(SessionLost):
             if self._session is not None:
                 self._session.dead_letter(SIGNAL, reason, properties, body)
 
     # --- orders ----------------------------------------------------------------------------------
 
-    def _start(self, desk: Desk, look: Look) -> None:
+    def _start(self, desk: GroupLane, look: OrderScan) -> None:
         order = next(look, None)
         if order is not None:
             self._send(desk, look, order)
 
-    def _send(self, desk: Desk, look: Look, order: Order) -> None:
+    def _send(self, desk: GroupLane, look: OrderScan, order: Order) -> None:
         desk.look = look
         desk.late = False
         desk.late_timer = asyncio.get_running_loop().call_later(LATE_SECONDS, self._become_late, desk)
         self.orders.send(order, lambda reply: self._answered(desk, reply))
 
-    def _become_late(self, desk: Desk) -> None:
+    def _become_late(self, desk: GroupLane) -> None:
         desk.late = True
         self._apply_all(desk)
 
-    def _answered(self, desk: Desk, reply: Reply) -> None:
+    def _answered(self, desk: GroupLane, reply: Reply) -> None:
         look = desk.look
         assert look is not None and desk.late_timer is not None  # noqa: S101, PT018 - an order was out
         desk.late_timer.cancel()
@@ -374,10 +332,10 @@ class SignalService:
             self._look_at_all(desk)
         self._work(desk)
 
-    def _look_at_all(self, desk: Desk) -> None:
+    def _look_at_all(self, desk: GroupLane) -> None:
         desk.late = False
         desk.moved_in = []
-        self._start(desk, self.signal.look(self.signal.all_pairs(desk.key)))
+        self._start(desk, self.signal.scan(self.signal.all_pairs(desk.key)))
 
     def _restore(self, reply: Reply) -> None:
         self.signal.restore(reply.open_spreads or ())
@@ -410,14 +368,14 @@ class SignalService:
             session = self._session
             if session is None or not session.is_open:
                 continue
-            for instrument in list(self.signal.incomplete):
+            for instrument in list(self.signal.needs_snapshot):
                 self._request(session, instrument)
-            for instrument in [known for known in self._resync if known not in self.signal.incomplete]:
+            for instrument in [known for known in self._resync if known not in self.signal.needs_snapshot]:
                 if self._resync[instrument].is_over():
                     del self._resync[instrument]
 
     def _request(self, session: Session, instrument: Instrument) -> None:
-        resync = self._resync.setdefault(instrument, Resync())
+        resync = self._resync.setdefault(instrument, SnapshotRequest())
         if not resync.is_due():
             return
         if resync.asked == SKIPPING:
@@ -426,7 +384,7 @@ class SignalService:
                 "CONSECUTIVE_UPDATES=false takes them as they come",
                 instrument,
             )
-        with contextlib.suppress(BrokerLost):
+        with contextlib.suppress(SessionLost):
             session.publish(EXCHANGE, RESYNC, encode_resync(instrument), BasicProperties())
 
     async def _finish(self) -> None:
@@ -439,34 +397,11 @@ class SignalService:
         self._acknowledge()
 
 
-class Resync:
-    """How often a snapshot of one book was asked for in a row, and when it may be asked for again."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self._pause = SHORTEST_RESYNC
-        self._next = 0.0
-
-    def is_due(self) -> bool:
-        """Tell whether to ask now; if so the next time is further away."""
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self.asked += 1
-        self._next = now + self._pause
-        self._pause = min(self._pause * 2, LONGEST_RESYNC)
-        return True
-
-    def is_over(self) -> bool:
-        """Tell whether the book has been in order for as long as the last pause was."""
-        return time.monotonic() > self._next + self._pause
-
-
 def main() -> None:
     """Run the signal service."""
     signal = Signal(
         clock=milliseconds,
-        max_age_ms=Config.MAX_BOOK_AGE_MS,
+        stale_after_ms=Config.MAX_BOOK_AGE_MS,
         order_timeout_ms=Config.ORDER_TIMEOUT_MS,
         consecutive=Config.CONSECUTIVE_UPDATES,
     )

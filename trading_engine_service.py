@@ -8,7 +8,7 @@ delivered again, an answered one is in the journal or in the database.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    import early_end  # noqa: F401 - takes SIGINT and SIGTERM while the rest is imported
+    import blackbird.runtime.early_signals  # noqa: F401 - handles SIGINT and SIGTERM while the rest is imported
 
 import asyncio
 import contextlib
@@ -16,7 +16,6 @@ import logging
 import sqlite3
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,15 +23,20 @@ from typing import Any, NamedTuple
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from bybit_orders import BybitOrders
+from blackbird.broker.session import QueueInUse, Session, SessionLost, keep_session
+from blackbird.broker.topology import ORDERS
+from blackbird.bybit.rest_orders import BybitOrders
+from blackbird.engine.execution_store import ExecutionStore, Fenced
+from blackbird.engine.journal import SYNC_SECONDS, Journal, JournalInUse
+from blackbird.engine.reply_addresses import ReplyAddresses
+from blackbird.market.fields import InvalidMessage
+from blackbird.runtime.process import run_service
+from blackbird.runtime.throttled_log import ThrottledLog
+from blackbird.runtime.worker_thread import WorkerThread
+from blackbird.trading.engine import TradingEngine, request_key
+from blackbird.trading.orders import ACK, NOT_ACK, Order, Record, Reply, decode_request, encode_reply
 from config import Config
-from database_manager import LONGEST_PAUSE, DatabaseAway, DatabaseThread, RowsRefused
-from execution_store import ExecutionStore, Superseded
-from journal import SYNC_SECONDS, Journal, JournalTaken, Record
-from messages import ACK, NOT_ACK, InvalidMessage, Order, Reply, decode_request, encode_reply
-from messaging import ORDERS, BrokerLost, QueueTaken, RepeatedWarning, Session, keep_session
-from service import run_service
-from trading_engine import TradingEngine, request_key
+from database_manager import LONGEST_PAUSE, DatabaseUnavailable, RowsRejected
 
 logger = logging.getLogger(__name__)
 
@@ -68,50 +72,6 @@ class Answered(NamedTuple):
     order: Order | None = None
 
 
-class DirectReplies:
-    """Reply addresses of the kind that can crash a connection.
-
-    RabbitMQ ends the connection of whoever publishes to `amq.rabbitmq.reply-to.` with a made-up rest (error
-    541). Such an address must not keep the engine from everybody else: after such an end the addresses that
-    were replied to last are suspects, each is tried by itself, and one that ends a connection again is muted.
-    """
-
-    PREFIX = "amq.rabbitmq.reply-to."
-
-    def __init__(self) -> None:
-        self._recent: deque[str] = deque(maxlen=2 * UNACKNOWLEDGED)
-        self._suspects: set[str] = set()
-        self._tried: str | None = None
-        self._muted: set[str] = set()
-
-    def session_ended(self, reason: BaseException | None) -> None:
-        """Learn why the session ended on which the last replies were sent."""
-        if reason is not None and str(reason).startswith("541"):
-            if self._tried is None:
-                self._suspects.update(self._recent)
-            else:
-                logger.error("no reply to %r any more: it ends our connection", self._tried)
-                self._muted.add(self._tried)
-        self._tried = None
-        self._recent.clear()
-
-    def is_muted(self, address: str) -> bool:
-        """Tell whether nothing may be sent to `address`."""
-        return address in self._muted
-
-    async def sent(self, address: str, session: Session) -> None:
-        """Note a reply; after one to a suspect, wait until the connection has survived it."""
-        # pika gives an address that is no UTF-8 as bytes, whatever its types say.
-        if self.PREFIX not in str(address):
-            return
-        if address in self._suspects:
-            self._suspects.discard(address)
-            self._tried = address
-            await session.declare_queue(ORDERS)
-            self._tried = None
-        self._recent.append(address)
-
-
 def milliseconds() -> int:
     """Return the time of day in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
@@ -138,8 +98,8 @@ class TradingEngineService:
         self._engine: TradingEngine | None = None
         self._journal: Journal | None = None
         self._store = ExecutionStore(uuid.uuid4()) if Config.DUMP_ORDER_TO_DB else None
-        self._database = DatabaseThread()
-        self._disk = DatabaseThread()
+        self._database = WorkerThread()
+        self._disk = WorkerThread()
         self._session: Session | None = None
         self._consumer: str | None = None
         self._inbox: list[Request] = []
@@ -149,7 +109,7 @@ class TradingEngineService:
         self._arrived = asyncio.Event()
         self._unstored = asyncio.Event()
         self._unsynced = False
-        self._direct = DirectReplies()
+        self._direct = ReplyAddresses(2 * UNACKNOWLEDGED)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Answer orders until `stop`; then finish those that were taken."""
@@ -183,20 +143,20 @@ class TradingEngineService:
         if self._session is not None and self._session.lost.done():
             self._direct.session_ended(self._session.lost.exception())
         await session.declare_queue(ORDERS)
-        await session.limit_unacknowledged(UNACKNOWLEDGED)
+        await session.set_prefetch(UNACKNOWLEDGED)
         self._session = session
         async with self._answering:  # what arrives waits until it is clear that this engine is in charge
             try:
                 self._consumer = await session.consume(ORDERS, self._take, exclusive=True)
-            except QueueTaken:
+            except QueueInUse:
                 if self._overtaken:
                     # The other one needs the journal, and makes history that is not known here.
-                    await self._let_go()
+                    await self._release_state()
                 self._overtaken = True
                 raise
             self._overtaken = False
-            if not await self._is_in_charge():
-                await self._let_go()
+            if not await self._is_active():
+                await self._release_state()
             if self._engine is None:
                 self._engine = await self._recovered(session)
                 logger.info(
@@ -213,7 +173,7 @@ class TradingEngineService:
         if store is None:
             return new_engine()
         pause = 0.1
-        waiting = RepeatedWarning()
+        waiting = ThrottledLog()
         while True:
             try:
                 history = await self._database.run(store.claim)
@@ -224,7 +184,7 @@ class TradingEngineService:
                     self._journal.forget(pending[-1].execution_id)
                 engine = new_engine()
                 await self._database.run(partial(store.replay, engine.recover))
-            except (DatabaseAway, RowsRefused, JournalTaken, Superseded, sqlite3.Error, OSError) as error:
+            except (DatabaseUnavailable, RowsRejected, JournalInUse, Fenced, sqlite3.Error, OSError) as error:
                 waiting.warn("no order is answered before the state is read: %s", error)
             else:
                 return engine
@@ -233,19 +193,19 @@ class TradingEngineService:
                 session.lost.result()
             pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _is_in_charge(self) -> bool:
+    async def _is_active(self) -> bool:
         """Tell whether no other engine has taken the history over while this one had no session.
 
         A database that does not say leaves it so: who takes over has to reach it too.
         """
         if self._engine is None or self._store is None:
             return True
-        with contextlib.suppress(DatabaseAway, RowsRefused, TimeoutError):
+        with contextlib.suppress(DatabaseUnavailable, RowsRejected, TimeoutError):
             async with asyncio.timeout(ASK_OWNER_SECONDS):
                 return await self._database.run(self._store.is_owned)
         return True
 
-    async def _let_go(self) -> None:
+    async def _release_state(self) -> None:
         """Forget the state, where it is stored, and leave the journal to whoever is in charge next."""
         if self._store is None:
             return
@@ -294,7 +254,7 @@ class TradingEngineService:
             return
         # On a session that has ended in between nobody hears the answers: the requests are delivered again
         # and get the same ones.
-        with contextlib.suppress(BrokerLost):
+        with contextlib.suppress(SessionLost):
             for request, reply, dead, _ in answers:
                 if dead is not None:
                     session.dead_letter(ORDERS, dead, request.properties, request.body)
@@ -318,7 +278,7 @@ class TradingEngineService:
     async def _store_records(self) -> None:
         """Bring what is in the journal to the database, for ever."""
         pause = STORE_PAUSE
-        outage = RepeatedWarning()
+        outage = ThrottledLog()
         while self._store is not None:
             await self._unstored.wait()
             await asyncio.sleep(pause)
@@ -330,27 +290,27 @@ class TradingEngineService:
                 await self._database.run(partial(store.add, pending))
                 if self._journal is journal:
                     journal.forget(pending[-1].execution_id)
-            except (DatabaseAway, RowsRefused) as error:
+            except (DatabaseUnavailable, RowsRejected) as error:
                 outage.warn("executions wait in the journal for the database: %s", error)
                 pause = min(max(pause, STORE_PAUSE) * 2, LONGEST_PAUSE)
             except sqlite3.Error as error:
                 outage.warn("the journal can't be cleared of what is stored: %s", error)
                 pause = min(max(pause, STORE_PAUSE) * 2, LONGEST_PAUSE)
-            except Superseded as error:
+            except Fenced as error:
                 logger.warning("executions stay in the journal: %s", error)
                 async with self._answering:
-                    await self._let_go()
+                    await self._release_state()
                 if self._session is not None:
                     self._session.close()
             else:
                 if pause > STORE_PAUSE:
-                    outage.over("executions are stored again")
+                    outage.resolved("executions are stored again")
                 pause = STORE_PAUSE if len(pending) < STORE_AT_ONCE else 0.0
         await asyncio.Event().wait()
 
     async def _sync(self) -> None:
         """Bring the journal to the disk every `SYNC_SECONDS` in which it grew."""
-        outage = RepeatedWarning()
+        outage = ThrottledLog()
         while True:
             await asyncio.sleep(SYNC_SECONDS)
             if self._unsynced and self._journal is not None:

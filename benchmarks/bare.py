@@ -22,7 +22,8 @@ from pika.adapters.asyncio_connection import AsyncioConnection  # noqa: E402
 from pika.channel import Channel  # noqa: E402
 from pika.spec import Basic, BasicProperties  # noqa: E402
 
-from messaging import EXCHANGE, SIGNAL, STORAGE, connection_parameters  # noqa: E402
+from blackbird.broker.session import connection_parameters  # noqa: E402
+from blackbird.broker.topology import EXCHANGE, SIGNAL, STORAGE  # noqa: E402
 
 ACKNOWLEDGE_EVERY = 100
 PREFETCH = 2000

@@ -12,8 +12,8 @@ from sortedcontainers import SortedDict
 
 from benchmarks import market
 from benchmarks.results import Row, check, progress, thousands
-from messages import BookMessage, decode_book
-from order_book import OrderBook
+from blackbird.market.book_message import BookMessage, decode_book
+from blackbird.market.order_book import OrderBook
 
 LEVELS = 10
 

@@ -18,9 +18,9 @@ from benchmarks import machine, market
 from benchmarks.place import Place, place, wait_until
 from benchmarks.raw_broker import RawBroker
 from benchmarks.results import Row, check, progress, thousands
-from exchange.process import ExchangeProcess
-from messaging import SIGNAL, STORAGE
-from tests.workspace import Service, free_port
+from blackbird.broker.topology import SIGNAL, STORAGE
+from local_exchange.process import ExchangeProcess
+from tests.support.workspace import Service, free_port
 
 RATES = (3000, 4000, 5000, 6000, 8000, 10_000)  # pushes a second, tried until it does not keep up
 

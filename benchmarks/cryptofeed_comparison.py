@@ -22,11 +22,11 @@ from benchmarks.books import ten_level_bodies
 from benchmarks.place import Place, place
 from benchmarks.results import Row, check, progress, thousands
 from benchmarks.storage import Load, stored
+from blackbird.broker.topology import SIGNAL, STORAGE
+from blackbird.market.book_message import decode_book
+from blackbird.market.order_book import OrderBook
 from config import Config
-from messages import decode_book
-from messaging import SIGNAL, STORAGE
-from order_book import OrderBook
-from tests.workspace import HERE, PYTHON
+from tests.support.workspace import HERE, PYTHON
 
 FOLDER = HERE / ".tools" / "cryptofeed"
 VERSION = "2.4.1"

@@ -12,7 +12,7 @@ from typing import Any
 
 from pika.spec import BasicProperties
 
-from exchange.synthetic import SyntheticMarket
+from local_exchange.synthetic import SyntheticMarket
 
 HERE = Path(__file__).resolve().parent.parent
 RECORDINGS = (HERE / os.environ.get("BLACKBIRD_SHARED", "../shared") / "recordings").resolve()

@@ -16,7 +16,7 @@ from benchmarks.place import Place, place, wait_until
 from benchmarks.raw_broker import RawBroker
 from benchmarks.results import Row, check, median, progress, thousands
 from benchmarks.ticks import verdicts
-from messaging import ORDERS
+from blackbird.broker.topology import ORDERS
 
 READY = "ready: "
 WARM_UP = 200

@@ -18,9 +18,9 @@ from benchmarks.collector import Collector, pushed
 from benchmarks.place import Place, place, wait_until
 from benchmarks.raw_broker import RawBroker
 from benchmarks.results import Row, check, millis, percentile, progress, thousands
+from blackbird.broker.topology import EXCHANGE, ORDERS, SIGNAL, STORAGE
 from config import Config
-from exchange.process import ExchangeProcess
-from messaging import EXCHANGE, ORDERS, SIGNAL, STORAGE
+from local_exchange.process import ExchangeProcess
 
 WAITING_MOST = 0.5  # seconds of pushes that may wait in a queue
 LOOKS = 10  # at the queues, one a second

@@ -14,8 +14,8 @@ from typing import IO, Any, Self, cast
 
 from benchmarks.raw_broker import RawBroker
 from benchmarks.results import check
-from messaging import EXCHANGE, FEED_QUEUES, QUEUE_ARGUMENTS
-from tests.workspace import HERE, PYTHON, Service, Workspace, workspace
+from blackbird.broker.topology import EXCHANGE, FEED_QUEUES, QUEUE_ARGUMENTS
+from tests.support.workspace import HERE, PYTHON, Service, Workspace, workspace
 
 BARE = Path(__file__).resolve().parent / "bare.py"
 

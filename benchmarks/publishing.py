@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from feed_publisher import FeedPublisher  # noqa: E402
-from messages import Instrument  # noqa: E402
-from messaging import Session, keep_session  # noqa: E402
+from blackbird.broker.session import Session, keep_session  # noqa: E402
+from blackbird.collector.publisher import FeedPublisher  # noqa: E402
+from blackbird.market.instrument import Instrument  # noqa: E402
 
 MOST_AHEAD = 2000
 

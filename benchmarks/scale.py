@@ -15,8 +15,8 @@ from benchmarks.storage import Load as StorageLoad
 from benchmarks.storage import stored
 from benchmarks.updates import Engine, drained
 from benchmarks.updates import Load as SignalLoad
-from exchange.synthetic import SyntheticMarket
-from messaging import ORDERS, SIGNAL, STORAGE
+from blackbird.broker.topology import ORDERS, SIGNAL, STORAGE
+from local_exchange.synthetic import SyntheticMarket
 
 PAIRS = (1, 10, 50, 200)
 CHUNK = 20_000

@@ -37,11 +37,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pika.exceptions
 
-from exchange.process import ExchangeProcess
-from tests.broker_faults import connections, cut
-from tests.live_system import SERVICES, SUBSCRIPTIONS, LiveSystem, ServerPair, update_of
-from tests.order_client import ACK, Accounts, OrderClient, new_order, random_orders, state_at_start
-from tests.workspace import Workspace, connect, wait_for, workspace
+from local_exchange.process import ExchangeProcess
+from tests.support.broker_faults import connections, cut
+from tests.support.live_system import SERVICES, SUBSCRIPTIONS, LiveSystem, ServerPair, update_of
+from tests.support.order_client import ACK, Accounts, OrderClient, new_order, random_orders, state_at_start
+from tests.support.workspace import Workspace, connect, wait_for, workspace
 
 # Low enough that the limit is met all the time.
 LIMIT = Decimal(100_000)

@@ -15,10 +15,10 @@ from decimal import Decimal
 from benchmarks import machine, market
 from benchmarks.place import Place, place, time_of_line, wait_until
 from benchmarks.results import Row, check, median, progress, thousands
+from blackbird.broker.topology import STORAGE
 from config import Config
 from data_storage_service import BATCH
-from messaging import STORAGE
-from tests.workspace import connect
+from tests.support.workspace import connect
 
 READY = "connected to the broker"
 

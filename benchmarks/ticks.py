@@ -14,7 +14,7 @@ from benchmarks.place import place
 from benchmarks.raw_broker import RawBroker
 from benchmarks.results import Row, check, millis, percentile, progress
 from benchmarks.updates import Engine
-from messaging import EXCHANGE, ORDERS, SIGNAL
+from blackbird.broker.topology import EXCHANGE, ORDERS, SIGNAL
 
 WARM_UP = 200
 

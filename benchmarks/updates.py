@@ -18,8 +18,8 @@ from benchmarks.place import Place, place
 from benchmarks.raw_broker import Delivery, RawBroker
 from benchmarks.results import Row, check, median, progress, thousands
 from benchmarks.storage import consumed
-from exchange.synthetic import SyntheticMarket
-from messaging import ORDERS, SIGNAL
+from blackbird.broker.topology import ORDERS, SIGNAL
+from local_exchange.synthetic import SyntheticMarket
 
 NOTHING_OPEN = b'{"status":"ACK","info":"open spreads","open_spreads":[]}'
 PLACED = b'{"status":"ACK","info":"order placed"}'

@@ -167,7 +167,7 @@ def exchange_program() -> Program:
     """Return the local exchange on a free port, and have the collector stream from there."""
     port = next(port for port in range(9500, 9600) if port_is_free("127.0.0.1", port))
     os.environ["BYBIT_WS_URL"] = f"ws://127.0.0.1:{port}"
-    command = [str(PYTHON), str(ROOT / "local_exchange.py"), "--port", str(port)]
+    command = [str(PYTHON), "-m", "local_exchange", "--port", str(port)]
     shared = ROOT / os.environ.get("BLACKBIRD_SHARED", "../shared")
     recording = (shared / "recordings" / "btc_depth50.ndjson.gz").resolve()
     if recording.exists():

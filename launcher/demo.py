@@ -14,9 +14,10 @@ import pika
 import psycopg2
 from pika.exceptions import AMQPError
 
+from blackbird.broker.session import connection_parameters
+from blackbird.broker.topology import ORDERS, SIGNAL, STORAGE
 from config import Config
 from launcher.supervisor import Request, Supervisor, Terminal
-from messaging import ORDERS, SIGNAL, STORAGE, connection_parameters
 
 SUBSCRIPTIONS = (
     {"symbol": "BTCUSDT", "channel": "spot", "matching_key": "a"},

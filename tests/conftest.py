@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-import messages
-from tests.workspace import HERE, Workspace, workspace
+from blackbird.market import levels
+from tests.support.workspace import HERE, Workspace, workspace
 
 RECORDINGS = (HERE / os.environ.get("BLACKBIRD_SHARED", "../shared") / "recordings").resolve()
 
@@ -44,7 +44,7 @@ def recordings() -> Path:
     return RECORDINGS
 
 
-@pytest.fixture(params=[0, messages.READ_AT_ONCE])
-def sides_read_and_unread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[0, levels.FAST_PATH_MIN_BYTES])
+def lazy_and_eager_sides(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test twice: with plain sides of few levels left unread like those of many, and as it is."""
-    monkeypatch.setattr(messages, "READ_AT_ONCE", request.param)
+    monkeypatch.setattr(levels, "FAST_PATH_MIN_BYTES", request.param)

@@ -1,0 +1,1 @@
+"""Blackbird: order books in, spread trades out."""

@@ -1,0 +1,1 @@
+"""RabbitMQ: topology, sessions, the fast path for messages."""

@@ -1,0 +1,46 @@
+"""RabbitMQ's exchange, routing keys and queues, with the arguments they are declared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pika
+import pika.exceptions
+
+EXCHANGE = "data_feeder"
+STORAGE = "storage"
+SIGNAL = "signal"
+SUBSCRIPTION = "subscription"
+RESYNC = "resync"
+ORDERS = "orders"
+# Replies to this address come by themselves to the channel that asked: a queue less on the way.
+# https://www.rabbitmq.com/docs/direct-reply-to
+DIRECT_REPLY = "amq.rabbitmq.reply-to"
+
+# Last-value queues: one message each, kept for whoever starts ("At start only the newest map counts").
+LATEST_SUBSCRIPTION = "subscription.latest"
+COLLECTOR_SUBSCRIPTIONS = "collector.subscriptions"
+
+# Arguments of the durable queues; one that is there with others is used as it is.
+QUEUE_ARGUMENTS: Mapping[str, dict[str, Any]] = {
+    # Of the queues that keep every message this kind costs the broker least, and a cluster replicates it. It
+    # adds some latency, which books must not wait for. Without the limit RabbitMQ 4 drops a message that was
+    # given back 20 times.
+    STORAGE: {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000},
+    # Stale books may fall out; the gap in `u` that this leaves is mended by a snapshot.
+    SIGNAL: {"x-max-length": 100_000},
+    SUBSCRIPTION: {},
+    LATEST_SUBSCRIPTION: {"x-max-length": 1},
+    COLLECTOR_SUBSCRIPTIONS: {"x-max-length": 1},
+    ORDERS: {},
+}
+FEED_QUEUES = {
+    STORAGE: STORAGE,
+    SIGNAL: SIGNAL,
+    SUBSCRIPTION: SUBSCRIPTION,
+    LATEST_SUBSCRIPTION: SUBSCRIPTION,
+}
+# Dead letters go after a week; their queues take no arguments, so that anybody may declare them.
+DEAD_LETTER_EXPIRATION = str(7 * 24 * 3600 * 1000)
+PERSISTENT = pika.DeliveryMode.Persistent

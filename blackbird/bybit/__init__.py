@@ -1,0 +1,1 @@
+"""Bybit: public streams and REST orders."""

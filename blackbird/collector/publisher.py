@@ -1,0 +1,229 @@
+"""Publishing of the collector: every push in order, safely, and never more of it in memory than is allowed.
+
+Each push is published once, persistent, and the broker routes it to `storage` and `signal` both. What the
+broker has not confirmed when a session ends is published again on the next one; while there is none, pushes
+wait in a bounded buffer whose oldest make room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import struct
+from collections import deque
+from collections.abc import Callable
+from operator import attrgetter
+from typing import NamedTuple
+
+from pika.spec import Basic, BasicProperties
+
+from blackbird.broker.session import Session, SessionLost
+from blackbird.broker.topology import (
+    COLLECTOR_SUBSCRIPTIONS,
+    EXCHANGE,
+    PERSISTENT,
+    SIGNAL,
+    STORAGE,
+    SUBSCRIPTION,
+)
+from blackbird.market.instrument import Instrument
+from blackbird.runtime.throttled_log import ThrottledLog
+from config import Config
+
+logger = logging.getLogger(__name__)
+
+# Messages on their way to the broker; more would only fill buffers in between.
+MOST_UNCONFIRMED = 2000
+
+
+# A place in the encoded properties that the time of each push is put into.
+_PLACE = struct.pack(">q", 0x7153_2947_1153_2947)
+
+
+class _PushProperties(BasicProperties):
+    """Properties of a push: encoded once but for the time, for encoding is most of what publishing costs."""
+
+    _before, _after = b"".join(
+        BasicProperties(
+            delivery_mode=PERSISTENT,
+            content_type="application/json",
+            # CC: the broker routes the one message to this key too.
+            headers={"CC": [SIGNAL], "published_at": struct.unpack(">q", _PLACE)[0]},
+        ).encode()
+    ).split(_PLACE)
+
+    def __init__(self, received: int) -> None:
+        self._time = struct.pack(">q", received)
+
+    def encode(self) -> list[bytes]:
+        """Return what pika puts after the size of the body."""
+        return [self._before, self._time, self._after]
+
+
+class _Push(NamedTuple):
+    instrument: Instrument
+    body: bytes
+    received: int
+    made: int
+
+
+_made = attrgetter("made")
+
+
+class FeedPublisher:
+    """Publishes order-book messages and the state of the subscriptions over the session of the moment.
+
+    `on_gap` is called with the instruments of which pushes were dropped, once all that waited is sent.
+    """
+
+    def __init__(self, on_gap: Callable[[set[Instrument]], None]) -> None:
+        self.dropped = 0
+        self._on_gap = on_gap
+        self._session: Session | None = None
+        # What came in this turn of the event loop.
+        self._arrived: list[_Push] = []
+        self._waiting: deque[_Push] = deque()
+        # Sent and not confirmed, by delivery tag; None stands for what is not a push.
+        self._unconfirmed: dict[int, _Push | None] = {}
+        self._next_tag = 1
+        self._oldest_tag = 1
+        self._gaps: set[Instrument] = set()
+        self._overflow = ThrottledLog()
+        self._subscriptions: tuple[bytes, bytes] | None = None
+        self._announcements: dict[int, asyncio.Future[None]] = {}
+
+    @property
+    def is_up(self) -> bool:
+        """Tell whether there is a session to publish on."""
+        return self._session is not None and self._session.is_open
+
+    @property
+    def backlog(self) -> int:
+        """How many pushes are not with the broker yet."""
+        return len(self._arrived) + len(self._waiting) + len(self._unconfirmed)
+
+    async def start(self, session: Session) -> None:
+        """Publish on `session` from now on: the subscriptions, what was not confirmed, what waited."""
+        await session.confirm_publishes(lambda frame: self._confirm(session, frame.method))
+        self._session = session
+        self._next_tag = self._oldest_tag = 1
+        session.lost.add_done_callback(lambda _: self._end(session))
+        self._announce()
+        self._send()
+
+    def publish_book(self, instrument: Instrument, body: bytes, received: int, made: int) -> None:
+        """Publish an order-book message that was received and made by the exchange at these milliseconds.
+
+        What comes in one turn of the event loop is put in the order in which it was made, for the sockets are
+        read one after the other: two legs would cross that never did.
+        """
+        if not self._arrived:
+            asyncio.get_running_loop().call_soon(self._queue)
+        self._arrived.append(_Push(instrument, body, received, made))
+
+    def publish_subscriptions(self, subscriptions: bytes, kept: bytes) -> asyncio.Future[None]:
+        """Publish the subscription map, and save `kept` for the next start of the collector.
+
+        Only the newest counts: without a session it is published when there is one. The future is done when
+        the broker has both.
+        """
+        self._subscriptions = (subscriptions, kept)
+        return self._announce()
+
+    def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
+        """Put a body that `queue` cannot take aside, counting the publish that this is."""
+        if self._session is not None:
+            self._session.dead_letter(queue, reason, properties, body)
+            self._take_tag()
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until the broker has confirmed everything, at most `seconds` and not without a session."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self.backlog and self.is_up and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+        if self.backlog:
+            logger.warning("%d messages end with this process: the broker did not take them", self.backlog)
+
+    def _queue(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        arrived.sort(key=_made)
+        self._waiting.extend(arrived)
+        self._send()
+        self._limit()
+
+    def _announce(self) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._session is None or self._subscriptions is None:
+            return done
+        subscriptions, kept = self._subscriptions
+        properties = BasicProperties(delivery_mode=PERSISTENT, content_type="application/json")
+        with contextlib.suppress(SessionLost):
+            self._session.publish(EXCHANGE, SUBSCRIPTION, subscriptions, properties)
+            self._take_tag()
+            self._session.publish("", COLLECTOR_SUBSCRIPTIONS, kept, properties)
+            self._announcements[self._take_tag()] = done
+        return done
+
+    def _send(self) -> None:
+        session, waiting, unconfirmed = self._session, self._waiting, self._unconfirmed
+        if session is None:
+            return
+        try:
+            while waiting and len(unconfirmed) < MOST_UNCONFIRMED:
+                push = waiting[0]
+                session.publish(EXCHANGE, STORAGE, push.body, _PushProperties(push.received))
+                unconfirmed[self._next_tag] = waiting.popleft()
+                self._next_tag += 1
+        except SessionLost:
+            return
+        if self._gaps and not waiting:
+            gaps, self._gaps = self._gaps, set()
+            logger.info("asking for fresh snapshots of the %d instruments that lost pushes", len(gaps))
+            self._on_gap(gaps)
+
+    def _take_tag(self) -> int:
+        """Count a publish that is no push."""
+        tag = self._next_tag
+        self._next_tag += 1
+        self._unconfirmed[tag] = None
+        return tag
+
+    def _confirm(self, session: Session, method: Basic.Ack | Basic.Nack) -> None:
+        if session is not self._session:
+            return
+        tag = int(method.delivery_tag or 0)
+        tags = range(self._oldest_tag, tag + 1) if method.multiple else (tag,)
+        refused: list[_Push] = []
+        for confirmed in tags:
+            push = self._unconfirmed.pop(confirmed, None)
+            if isinstance(method, Basic.Nack) and push is not None:
+                refused.append(push)
+            if self._announcements and (done := self._announcements.pop(confirmed, None)) is not None:
+                done.set_result(None)
+        if method.multiple:
+            self._oldest_tag = tag + 1
+        if refused:
+            logger.warning("the broker refused %d messages; publishing them again", len(refused))
+            self._waiting.extendleft(reversed(refused))
+            self._limit()
+        if self._waiting:
+            self._send()
+
+    def _end(self, session: Session) -> None:
+        if session is not self._session:
+            return
+        self._session = None
+        unconfirmed = [push for push in self._unconfirmed.values() if push is not None]
+        self._unconfirmed.clear()
+        self._announcements.clear()
+        self._waiting.extendleft(reversed(unconfirmed))
+        self._limit()
+
+    def _limit(self) -> None:
+        while len(self._waiting) > Config.PUBLISH_BUFFER:
+            self._gaps.add(self._waiting.popleft().instrument)
+            self.dropped += 1
+            self._overflow.warn(
+                "the broker takes too little: %d pushes dropped so far, the oldest first", self.dropped
+            )

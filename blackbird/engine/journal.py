@@ -1,0 +1,85 @@
+"""The trading engine's journal: what was decided and is not yet in the database, on this machine's disk.
+
+An order is answered when its outcome is here. From here on it survives the death of the process; at most
+`SYNC_SECONDS` and one sync of it can be missing after a power cut, never a part of one record.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from blackbird.trading.orders import Record
+
+SYNC_SECONDS = 0.1
+
+_encode = msgspec.json.Encoder().encode  # decimals as text: exact
+_decode = msgspec.json.Decoder(Record).decode
+
+
+class JournalInUse(Exception):
+    """Another trading engine of this machine works with the journal."""
+
+
+class Journal:
+    """Records that wait to be stored, oldest first: an SQLite file that belongs to one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the journal; raises JournalInUse."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = path.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise JournalInUse(f"another trading engine has {path} open") from None
+        self._database = _open(path)
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS record (id INTEGER PRIMARY KEY, body BLOB NOT NULL)"
+        )
+        self._syncer = _open(path)
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add records, all or none; raises sqlite3.Error where the disk takes nothing."""
+        rows = [(record.execution_id, _encode(record)) for record in records]
+        self._database.execute("BEGIN")
+        try:
+            self._database.executemany("INSERT INTO record VALUES (?, ?)", rows)
+            self._database.execute("COMMIT")
+        except sqlite3.Error:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    def pending(self, limit: int) -> list[Record]:
+        """Return the oldest records, at most `limit`."""
+        rows = self._database.execute("SELECT body FROM record ORDER BY id LIMIT ?", (limit,))
+        return [_decode(body) for (body,) in rows]
+
+    def forget(self, stored: int) -> None:
+        """Drop the records up to execution id `stored`: the database has them."""
+        self._database.execute("DELETE FROM record WHERE id <= ?", (stored,))
+
+    def sync(self) -> None:
+        """Bring what is written to the disk itself; it waits for the disk, so call it from another thread."""
+        self._syncer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """Close the file and let go of it."""
+        self._syncer.close()
+        self._database.close()
+        self._lock.close()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
+    # With a write-ahead log a commit is one write to the page cache: enough to survive the process. NORMAL
+    # syncs at checkpoints, which `sync` makes; a torn log is cut at its last whole transaction.
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    database.execute("PRAGMA wal_autocheckpoint = 0")
+    return database

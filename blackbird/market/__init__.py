@@ -1,0 +1,1 @@
+"""What a market is: instruments, levels, book messages, order books. Pure."""

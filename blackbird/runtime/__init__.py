@@ -1,0 +1,1 @@
+"""What a service process consists of: start and end, threads, logs."""

@@ -1,0 +1,1 @@
+"""The trading rules: spreads, signal, trading engine. Pure."""

@@ -1,0 +1,219 @@
+"""Orders, replies and what became of them, with their JSON forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, Literal
+
+import msgspec
+
+from blackbird.market.decimals import LARGEST, MAX_DIGITS, SMALLEST
+from blackbird.market.fields import LARGEST_BIGINT, MAX_TEXT, InvalidMessage, is_db_safe
+from blackbird.market.instrument import CHANNELS, Instrument
+
+OPEN_SPREAD: Final = "Open Spread"
+CLOSE_SPREAD: Final = "Close Spread"
+LIST_OPEN_SPREADS = "List Open Spreads"
+
+ACK: Final = "ACK"
+NOT_ACK: Final = "NOT ACK"
+MAX_ORDER_BYTES = 65_536
+
+
+# --- orders and replies --------------------------------------------------------------------------
+
+
+class Order(msgspec.Struct, frozen=True):
+    """Buy one leg and sell the other, both `size` (base coin), at the given prices (quote coin).
+
+    `ts_buy` and `ts_sell` are the matching engine's milliseconds of the books that were traded on;
+    `expires_at` is the millisecond after which the order must not be executed.
+    """
+
+    action: Literal["Open Spread", "Close Spread"]
+    buy: Instrument
+    buy_price: Decimal
+    sell: Instrument
+    sell_price: Decimal
+    size: Decimal
+    ts_buy: int
+    ts_sell: int
+    order_id: str | None = None
+    spread_id: str | None = None
+    expires_at: int | None = None
+
+
+class OpenSpread(msgspec.Struct, frozen=True):
+    """A spread that is open: `quantity` of `long` bought and of `short` sold, `spread` = sold - bought."""
+
+    spread_id: str
+    long: Instrument
+    short: Instrument
+    spread: Decimal
+    quantity: Decimal
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The trading engine's answer to an order (`status` ACK or NOT ACK) or to a question."""
+
+    status: Literal["ACK", "NOT ACK"]
+    info: str
+    open_spreads: list[OpenSpread] | None = None
+
+    @property
+    def acked(self) -> bool:
+        """Tell whether the order was executed."""
+        return self.status == ACK
+
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+_decode_reply = msgspec.json.Decoder(Reply).decode
+
+
+def encode_order(order: Order) -> bytes:
+    """Return `order` as JSON; its numbers are written exactly."""
+    return _encode(
+        {name: value for name, value in msgspec.structs.asdict(order).items() if value is not None}
+    )
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """Return `reply` as JSON; its numbers are written exactly."""
+    return _encode(reply)
+
+
+def decode_reply(body: bytes) -> Reply:
+    """Return the reply in `body`; raises InvalidMessage."""
+    try:
+        return _decode_reply(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidMessage(str(error)) from None
+
+
+QUESTION = msgspec.json.encode({"action": LIST_OPEN_SPREADS})
+
+
+_decode_numbers = json.JSONDecoder(parse_float=Decimal, parse_constant=Decimal).decode
+
+
+def decode_request(body: bytes) -> Order | None:
+    """Return the order in `body`, or None where it is the question for the open spreads.
+
+    Numbers are taken exactly as they are written. Raises InvalidMessage "<field>: <why>".
+    """
+    if len(body) > MAX_ORDER_BYTES:
+        raise InvalidMessage(f"body: expected at most {MAX_ORDER_BYTES} bytes, was {len(body)}")
+    try:
+        fields = _decode_numbers(body.decode())
+    except (ValueError, RecursionError, InvalidOperation) as error:
+        raise InvalidMessage(f"body: expected JSON, was not: {error}") from None
+    if not isinstance(fields, dict):
+        raise InvalidMessage(f"body: expected an object, was {type(fields).__name__}")
+    action = fields.get("action")
+    if action == LIST_OPEN_SPREADS:
+        return None
+    if action not in (OPEN_SPREAD, CLOSE_SPREAD):
+        raise InvalidMessage(f"action: expected {OPEN_SPREAD!r} or {CLOSE_SPREAD!r}, was {action!r:.80}")
+    order = Order(
+        action=action,
+        buy=_leg(fields, "buy"),
+        buy_price=_amount(fields, "buy_price"),
+        sell=_leg(fields, "sell"),
+        sell_price=_amount(fields, "sell_price"),
+        size=_amount(fields, "size"),
+        ts_buy=_milliseconds(fields, "ts_buy"),
+        ts_sell=_milliseconds(fields, "ts_sell"),
+        order_id=_identifier(fields, "order_id"),
+        spread_id=_identifier(fields, "spread_id"),
+        expires_at=_milliseconds(fields, "expires_at") if fields.get("expires_at") is not None else None,
+    )
+    if order.buy == order.sell:
+        raise InvalidMessage("sell: expected another leg than buy, was the same")
+    return order
+
+
+def _field(fields: Mapping[str, Any], name: str) -> Any:
+    if name not in fields:
+        raise InvalidMessage(f"{name}: expected a value, was missing")
+    return fields[name]
+
+
+def _leg(fields: Mapping[str, Any], name: str) -> Instrument:
+    value = _field(fields, name)
+    if not (isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)):
+        raise InvalidMessage(f"{name}: expected [channel, symbol], was {value!r:.80}")
+    channel, symbol = value
+    if channel not in CHANNELS:
+        raise InvalidMessage(f"{name}: expected a channel of {', '.join(CHANNELS)}, was {channel!r:.80}")
+    _check_text(name, symbol)
+    return Instrument(channel, symbol)
+
+
+def _amount(fields: Mapping[str, Any], name: str) -> Decimal:
+    value = _field(fields, name)
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise InvalidMessage(f"{name}: expected a number, was {value!r:.80}")
+    amount = Decimal(value)
+    if not amount.is_finite() or amount <= 0:
+        raise InvalidMessage(f"{name}: expected a finite number above zero, was {value!s:.80}")
+    if not SMALLEST <= amount < LARGEST or len(amount.as_tuple().digits) > MAX_DIGITS:
+        raise InvalidMessage(
+            f"{name}: expected {SMALLEST} to {LARGEST} in at most {MAX_DIGITS} digits, was {value!s:.80}"
+        )
+    return amount
+
+
+def _milliseconds(fields: Mapping[str, Any], name: str) -> int:
+    value = _field(fields, name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_BIGINT:
+        raise InvalidMessage(f"{name}: expected milliseconds as a whole number, was {value!r:.80}")
+    return value
+
+
+def _identifier(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidMessage(f"{name}: expected text, was {value!r:.80}")
+    _check_text(name, value)
+    return value
+
+
+def _check_text(name: str, value: str) -> None:
+    if not 1 <= len(value) <= MAX_TEXT:
+        raise InvalidMessage(f"{name}: expected 1 to {MAX_TEXT} characters, was {len(value)}")
+    if not is_db_safe(value):
+        raise InvalidMessage(f"{name}: expected text without NUL and lone surrogates, was {value!r:.80}")
+
+
+class Execution(msgspec.Struct, frozen=True, tag=True):
+    """An executed order. `execution_id` rises in the order of execution; `placed_at` is in milliseconds."""
+
+    execution_id: int
+    order: Order
+    placed_at: int
+    request_key: str | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True, tag=True):
+    """An order that was answered NOT ACK, with the answer. `answered_at` is in milliseconds."""
+
+    execution_id: int
+    info: str
+    answered_at: int
+    order_id: str | None = None
+    request_key: str | None = None
+
+
+Record = Execution | Refusal
+
+ORDER_PLACED = "order placed"
+ALREADY_PLACED = "order already placed"
+EXPIRED = "expired"
+RISK_LIMIT_EXCEED = "risk limit exceed"
+BUY_LEG_FAILED = "buy leg failed"
+SELL_LEG_FAILED = "sell leg failed"
+INVALID_SPREAD = "invalid order: spread_id"

@@ -1,0 +1,127 @@
+"""Open spreads, as the trading engine accounts for them and the signal engine closes them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from blackbird.market.decimals import EXACT
+from blackbird.market.instrument import Instrument
+from blackbird.trading.orders import OpenSpread, Order
+
+
+def new_id() -> str:
+    """Return an id that no other order or spread has."""
+    return uuid.uuid4().hex
+
+
+class Pair(NamedTuple):
+    """Two instruments of a group in the order of a trade: buy `long`, sell `short`."""
+
+    long: Instrument
+    short: Instrument
+
+    def __str__(self) -> str:
+        return f"long {self.long} short {self.short}"
+
+
+class Spread:
+    """An open spread: `spread` is bid(short) - ask(long) at entry, `quantity` what is left of it."""
+
+    __slots__ = ("pair", "quantity", "serial", "spread", "spread_id")
+
+    def __init__(self, spread_id: str, pair: Pair, spread: Decimal, quantity: Decimal) -> None:
+        self.spread_id = spread_id
+        self.pair = pair
+        self.spread = spread
+        self.quantity = quantity
+        self.serial = 0  # the order of opening, set by OpenSpreads
+
+    @classmethod
+    def opened_by(cls, order: Order) -> Spread:
+        """Return the spread that an Open order opens."""
+        entry = EXACT.subtract(order.sell_price, order.buy_price)
+        return cls(order.spread_id or new_id(), Pair(order.buy, order.sell), entry, order.size)
+
+
+class OpenSpreads:
+    """All open spreads in the order in which they were opened, and those of each pair and instrument."""
+
+    def __init__(self) -> None:
+        self._spreads: dict[str, Spread] = {}
+        self._of_pair: dict[Pair, dict[str, Spread]] = {}
+        self._pairs_of: dict[Instrument, dict[Pair, None]] = {}
+        self._widest: dict[Pair, Decimal] = {}
+        self._serial = 0
+
+    def __iter__(self) -> Iterator[Spread]:
+        return iter(self._spreads.values())
+
+    @classmethod
+    def of(cls, listed: Iterable[OpenSpread]) -> OpenSpreads:
+        """Return the spreads of an engine's answer, oldest first."""
+        spreads = cls()
+        for spread in listed:
+            pair = Pair(spread.long, spread.short)
+            spreads.add(Spread(spread.spread_id, pair, spread.spread, spread.quantity))
+        return spreads
+
+    def listed(self) -> list[OpenSpread]:
+        """Return the spreads as the engine's answer lists them, oldest first."""
+        return [
+            OpenSpread(spread.spread_id, *spread.pair, spread.spread, spread.quantity)
+            for spread in self._spreads.values()
+        ]
+
+    def __len__(self) -> int:
+        return len(self._spreads)
+
+    def get(self, spread_id: str) -> Spread | None:
+        """Return the open spread with this id."""
+        return self._spreads.get(spread_id)
+
+    def add(self, spread: Spread) -> None:
+        """Add a spread that was just opened."""
+        self._serial += 1
+        spread.serial = self._serial
+        self._spreads[spread.spread_id] = spread
+        of_pair = self._of_pair.get(spread.pair)
+        if of_pair is None:
+            of_pair = self._of_pair[spread.pair] = {}
+            for leg in spread.pair:
+                self._pairs_of.setdefault(leg, {})[spread.pair] = None
+        of_pair[spread.spread_id] = spread
+        self._widest[spread.pair] = max(spread.spread, self._widest.get(spread.pair, spread.spread))
+
+    def reduce(self, spread: Spread, size: Decimal) -> None:
+        """Take `size` from a spread; one of which nothing is left is gone."""
+        spread.quantity = EXACT.subtract(spread.quantity, size)
+        if not spread.quantity:
+            self._remove(spread)
+
+    def _remove(self, spread: Spread) -> None:
+        del self._spreads[spread.spread_id]
+        of_pair = self._of_pair[spread.pair]
+        del of_pair[spread.spread_id]
+        if not of_pair:
+            del self._of_pair[spread.pair], self._widest[spread.pair]
+            for leg in spread.pair:
+                del self._pairs_of[leg][spread.pair]
+        elif spread.spread == self._widest[spread.pair]:
+            self._widest[spread.pair] = max(other.spread for other in of_pair.values())
+
+    def widest(self, pair: Pair) -> Decimal | None:
+        """Return the largest entry spread of `pair`, None where it has none open."""
+        return self._widest.get(pair)
+
+    def pairs_of(self, instrument: Instrument) -> Iterable[Pair]:
+        """Return the pairs of `instrument` that have spreads open."""
+        return self._pairs_of.get(instrument, ())
+
+    def of_pairs(self, pairs: Sequence[Pair]) -> list[Spread]:
+        """Return the spreads of `pairs`, oldest first."""
+        spreads = [spread for pair in pairs for spread in self._of_pair.get(pair, {}).values()]
+        spreads.sort(key=lambda spread: spread.serial)
+        return spreads

@@ -1,0 +1,243 @@
+# shellcheck shell=bash
+# The two servers, whoever runs them: this checkout natively or in Docker, another one, or somebody else.
+
+neither_docker_nor_apt="no Docker engine answers and there is no apt to install native servers with: start Docker,
+or set POSTGRES_HOST and RABBITMQ_HOST (with ports and credentials) to servers that run elsewhere"
+
+# ask database|broker [--wait SECONDS] [--pid PID]: one word and a detail, see answers.py.
+ask() { "$python" "$here/deploy/infrastructure/answers.py" "$@" 9>&-; }
+
+address_of() {
+  if [ "$1" = database ]; then printf '%s:%s' "$POSTGRES_HOST" "$POSTGRES_PORT"; else printf '%s:%s' "$RABBITMQ_HOST" "$RABBITMQ_PORT"; fi
+}
+
+on_this_machine() {
+  case $(address_of "$1") in localhost:* | 127.* | ::1:*) ;; *) return 1 ;; esac
+}
+
+# own_folder FOLDER OWNER: the folder is OWNER's alone.
+own_folder() {
+  [ "$(id -u)" != 0 ] || chown "$2" "$1"
+  [ -O "$1" ] || [ "$(id -u)" = 0 ] || fail "$1 belongs to $(stat -c %U "$1"): run as that user, or as root"
+  chmod 700 "$1"
+}
+
+# start_server database|broker: has it running with what Blackbird needs in it.
+start_server() {
+  answer=$(ask "$1")
+  case $answer in
+    starting*)
+      say "$1: waiting for the server at $(address_of "$1")"
+      answer=$(ask "$1" --wait 30)
+      ;;
+    away*) start_own "$1" ;;
+  esac
+  case $answer in
+    ready* | missing*) say "$1: $(address_of "$1"), $(who_runs "$1")" ;;
+    refused*) fail "$(refusal_of "$1")" ;;
+    *) fail "$(address_of "$1") is not a usable $1: $answer" ;;
+  esac
+  "prepare_$1"
+}
+
+start_own() {
+  local pid
+  on_this_machine "$1" || fail "the $1 at $(address_of "$1") does not answer: ${answer#* }"
+  if pid=$("native_$1_pid"); then
+    fail "this checkout's $1 (process $pid) runs on another port: another port needs another data folder too, or ./setup.sh stop $1 first"
+  fi
+  if docker_answers; then
+    docker_start "$1"
+  elif [ "$INFRASTRUCTURE" = docker ]; then
+    fail "no Docker engine answers"
+  else
+    "native_$1_start"
+  fi
+}
+
+# answered_by_started database|broker LOG
+answered_by_started() {
+  case $answer in
+    away* | starting* | strange*)
+      tail -n 15 "$2" >&2
+      fail "the $1 does not start: $answer (see $2)"
+      ;;
+  esac
+}
+
+refusal_of() {
+  local names="RABBITMQ_DEFAULT_USER and RABBITMQ_DEFAULT_PASS" user=$RABBITMQ_DEFAULT_USER
+  [ "$1" = broker ] || names="POSTGRES_USER and POSTGRES_PASSWORD" user=$POSTGRES_USER
+  printf 'the %s at %s (%s) refuses user %s with the configured password: %s. Set %s to its own, or take another port and data folder' \
+    "$1" "$(address_of "$1")" "$(who_runs "$1")" "$user" "${answer#* }" "$names"
+}
+
+# who_runs database|broker: in words.
+who_runs() {
+  local pid folder=$native_broker other
+  [ "$1" = broker ] || folder=$native_database
+  if pid=$("native_$1_pid"); then
+    printf 'native (process %s), run by this checkout, data in %s' "$pid" "$folder"
+  elif docker_owns "$1"; then
+    printf 'container %s, run by this checkout, data in %s/docker' "$(container_name "$1")" "${folder%/native}"
+  else
+    other=$(other_checkout "$1")
+    if [ -n "$other" ]; then
+      printf 'run by the checkout in %s, used as it is' "$other"
+    else
+      printf 'not run by this checkout, used as it is'
+    fi
+  fi
+}
+
+# other_checkout database|broker: the folder of the checkout that runs it, as far as the server or Docker tells.
+other_checkout() {
+  local container found=
+  container=$(docker_container "$1") || container=
+  if [ -n "$container" ]; then
+    found=$(docker inspect --format '{{index .Config.Labels "com.docker.compose.project.working_dir"}}' "$container")
+  fi
+  if [ -z "$found" ] && [ "$1" = database ]; then
+    found=$(database_client -XAtc "select current_setting('blackbird.checkout', true)" 2>/dev/null) || found=
+  elif [ -z "$found" ]; then
+    found=$("$python" "$here/deploy/infrastructure/virtual_host.py" checkout 2>/dev/null) || found=
+  fi
+  printf '%s' "$found"
+}
+
+# database_client ARGS: psql with the configured server, user and database; the password goes by the environment.
+database_client() {
+  local terminal=(-i) container
+  container=$(docker_container database) || container=
+  (
+    unset PGHOSTADDR PGSERVICE
+    export PGUSER=$POSTGRES_USER PGDATABASE=${PGDATABASE:-$POSTGRES_DB} PGPASSWORD=$POSTGRES_PASSWORD PGCONNECT_TIMEOUT=10
+    export PGOPTIONS=${PGOPTIONS-}
+    if [ -n "$container" ]; then
+      [ ! -t 0 ] || [ ! -t 1 ] || terminal=(-i -t)
+      exec docker exec "${terminal[@]}" -e PGUSER -e PGDATABASE -e PGPASSWORD -e PGOPTIONS "$container" psql "$@"
+    fi
+    export PGHOST=$POSTGRES_HOST PGPORT=$POSTGRES_PORT
+    find_psql
+    exec "$psql" "$@"
+  )
+}
+
+find_psql() {
+  psql=$fetched_bin/psql
+  [ ! -x "$psql" ] || return 0
+  psql=$(command -v psql) || psql=$(system_bin)/psql
+  [ ! -x "$psql" ] || return 0
+  find_postgres >&2
+  psql=$postgres_bin/psql
+}
+
+prepare_database() {
+  case $answer in missing*) create_database ;; esac
+  apply_schema
+}
+
+create_database() {
+  say "database: creating database $POSTGRES_DB"
+  PGDATABASE=postgres database_client -Xq -v ON_ERROR_STOP=1 -v "name=$POSTGRES_DB" \
+    <<<"CREATE DATABASE :\"name\" TEMPLATE template0 ENCODING 'UTF8';" ||
+    fail "user $POSTGRES_USER cannot create database $POSTGRES_DB"
+}
+
+# One transaction, one at a time: two checkouts may do it at once.
+apply_schema() {
+  {
+    printf 'SELECT pg_advisory_xact_lock(5433);\n%s\n' "${1-}"
+    cat "$here/deploy/init.sql"
+  } | PGOPTIONS='-c client_min_messages=warning' database_client -Xq1 -v ON_ERROR_STOP=1 -o /dev/null -f - ||
+    fail "deploy/init.sql could not be applied to database $POSTGRES_DB"
+  say "database: schema of $POSTGRES_DB is up to date, $(what_database)"
+}
+
+what_database() {
+  database_client -XAt <<'TEXT'
+SELECT coalesce((SELECT 'TimescaleDB ' || extversion || ' on ' FROM pg_extension WHERE extname = 'timescaledb'),
+                'without TimescaleDB, plain tables on ')
+       || 'PostgreSQL ' || split_part(current_setting('server_version'), ' ', 1);
+TEXT
+}
+
+empty_database() {
+  apply_schema "SET LOCAL lock_timeout = '10s'; DROP SCHEMA IF EXISTS bybit CASCADE;"
+  say "database: $POSTGRES_DB is empty"
+}
+
+prepare_broker() {
+  case $answer in missing*)
+    say "broker: creating virtual host $RABBITMQ_VHOST"
+    manage_virtual_host create
+    ;;
+  esac
+}
+
+empty_virtual_host() {
+  manage_virtual_host empty
+  say "broker: virtual host $RABBITMQ_VHOST is empty"
+}
+
+manage_virtual_host() {
+  "$python" "$here/deploy/infrastructure/virtual_host.py" "$1" || fail "virtual host $RABBITMQ_VHOST: could not $1 it"
+}
+
+# broker_command ARGS: rabbitmqctl for the broker in use.
+broker_command() {
+  local container
+  container=$(docker_container broker) || container=
+  if native_broker_pid >/dev/null; then
+    (broker_environment && exec "$rabbitmq_bin/rabbitmqctl" "$@")
+  elif [ -n "$container" ]; then
+    docker exec -i "$container" rabbitmqctl "$@"
+  elif [ -n "$(other_checkout broker)" ]; then
+    fail "the broker at $(address_of broker) is run by the checkout in $(other_checkout broker): use its setup.sh"
+  elif command -v rabbitmqctl >/dev/null && on_this_machine broker && [[ $(ask broker) = ready* ]]; then
+    as_root rabbitmqctl "$@"
+  else
+    fail "no broker on this machine answers at $(address_of broker)"
+  fi
+}
+
+stop_server() {
+  local pid
+  if pid=$("native_$1_pid"); then
+    "native_$1_stop" "$pid"
+    say "$1: stopped"
+  elif docker_owns "$1"; then
+    docker_stop "$1"
+    say "$1: container stopped, its data stays"
+  else
+    answer=$(ask "$1")
+    case $answer in
+      away*) say "$1: not running" ;;
+      *) say "$1: left alone, $(who_runs "$1")" ;;
+    esac
+  fi
+}
+
+status() {
+  local server all=0
+  for server in database broker; do
+    answer=$(ask "$server")
+    case $answer in
+      ready*) say "$server: $(address_of "$server") answers, $(who_runs "$server")" ;;
+      missing*)
+        say "$server: $(address_of "$server") answers, $(who_runs "$server"); ${answer#* } (./setup.sh start creates it)"
+        all=1
+        ;;
+      away*)
+        say "$server: nothing answers at $(address_of "$server")"
+        all=1
+        ;;
+      *)
+        say "$server: $(address_of "$server"): $answer"
+        all=1
+        ;;
+    esac
+  done
+  [ $all != 0 ] || say "database: $POSTGRES_DB is $(what_database); management screen: http://$RABBITMQ_HOST:$RABBITMQ_MANAGEMENT_PORT"
+  return $all
+}

@@ -1,0 +1,15 @@
+"""A local stand-in of Bybit's V5 public WebSocket.
+
+`python -m local_exchange` is its command. In a test's own event loop:
+
+    async with LocalExchange(SyntheticMarket(rate=0), port=0) as exchange:
+        ...  # exchange.url, await exchange.faults.gap(symbol="BTCUSDT"), exchange.counters
+
+As a process of its own, with the control endpoint as Python methods: `local_exchange.process`.
+"""
+
+from local_exchange.replay import RecordingError, Replay
+from local_exchange.server import LocalExchange
+from local_exchange.synthetic import SyntheticMarket
+
+__all__ = ["LocalExchange", "RecordingError", "Replay", "SyntheticMarket"]

@@ -1,0 +1,92 @@
+"""What a source of market data is to the exchange: instruments, and pushes that fall due."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from local_exchange.instrument import DEPTHS, Feed, Instrument, Subscription, now_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Pushes made in one go before the event loop gets its turn.
+BATCH = 64
+
+
+class Source(ABC):
+    """A market: what is traded, and a player that makes the pushes when they are due."""
+
+    # A source that is not paced gives as much as the sockets take.
+    paced = True
+    # Whether the messages go out exactly as recorded.
+    verbatim = False
+
+    def __init__(self) -> None:
+        self.instruments: dict[tuple[str, str], Instrument] = {}
+
+    @abstractmethod
+    def play(self, now: float) -> float | None:
+        """Make pushes that are due at `now` (seconds of a steady clock), `BATCH` at most.
+
+        Returns:
+            Seconds until the next is due (0: there is more at once), None when all is played.
+        """
+
+    @abstractmethod
+    def set_pace(self, pace: float) -> None:
+        """Change the rate or the speed."""
+
+    def depths(self, instrument: Instrument) -> tuple[int, ...]:
+        """Return the depths served for an instrument."""
+        return DEPTHS[instrument.channel]
+
+    def feed(self, channel: str, topic: str) -> Feed | None:
+        """Return the feed of a topic, None where the topic is not served."""
+        parts = topic.split(".", 2)
+        if len(parts) != 3 or parts[0] != "orderbook" or not parts[1].isdecimal():
+            return None
+        instrument = self.instruments.get((channel, parts[2]))
+        depth = int(parts[1])
+        if instrument is None or str(depth) != parts[1] or depth not in self.depths(instrument):
+            return None
+        return instrument.feed(depth)
+
+    def subscribe(self, feed: Feed, socket: int, write: Callable[[bytes], None]) -> Subscription:
+        """Add a socket to a topic; its first push is to be sent by `open`."""
+        if not feed.subscriptions:
+            # Nobody listened, so updates may have been missed that no `u` was spent on.
+            self.renew(feed)
+            feed.begun = False
+        subscription = Subscription(feed, socket, write)
+        feed.subscriptions[socket] = subscription
+        feed.rewire()
+        self.follow(feed.instrument)
+        return subscription
+
+    def open(self, subscription: Subscription) -> None:
+        """Send the book as it is now, if there is one yet."""
+        subscription.feed.send_snapshot_to(subscription, self.stamp())
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Take a socket off its topic."""
+        feed = subscription.feed
+        feed.subscriptions.pop(subscription.socket, None)
+        feed.rewire()
+        self.follow(feed.instrument)
+
+    def renew(self, feed: Feed) -> None:
+        """Give a topic that was not listened to the next update id."""
+        feed.u += 1
+
+    def follow(self, instrument: Instrument) -> None:
+        """Take up a change in the set of topics that are listened to."""
+        instrument.follow(instrument.used_feeds())
+
+    def repeat(self, feed: Feed) -> None:
+        """Push the last update of a quiet topic again."""
+        feed.repeat(self.stamp())
+
+    def stamp(self) -> int:
+        """Return the `ts` of a push that is made now."""
+        return now_ms()

@@ -1,0 +1,331 @@
+"""A seeded synthetic market whose pairs cross and uncross.
+
+Each base (BTC, ETH, T003, T004, ...) has a fair price that walks at random. The spot leg follows
+it; the perpetual follows it plus a premium that swings from below to above, so that spreads open
+in both directions and close with a profit. Prices are counted in steps of a few ticks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from local_exchange.instrument import Instrument, now_ms
+from local_exchange.source import BATCH, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from local_exchange.instrument import Feed
+
+# Swing of the premium, in steps, and how many pushes of a base one swing there and back takes.
+PREMIUM_STEPS = 4
+PREMIUM_PERIOD = 400
+# Without crossing, the fair price stays this near to its start, and the spread is wider than that.
+CALM_STEPS = 5
+# Farther behind than this, the market goes on from now instead of catching up.
+LATENESS = 1.0
+# How often a market that nobody listens to is looked at again.
+IDLE = 0.02
+SIZES = 997
+
+
+class _Base:
+    """What the legs of one base share."""
+
+    def __init__(self, name: str, price: str, tick: str, size: str) -> None:
+        self.name = name
+        self.tick = Decimal(tick)
+        # Five ticks a step keep a move of the price a change of few levels.
+        self.step = self.tick * 5
+        self.start = int(Decimal(price) / self.step)
+        self.fair = self.start
+        self.pushes = 0
+        self.period = -1
+        self.swings = True
+        self.size = float(size)
+
+
+class _Leg:
+    """An instrument of a base, and how its numbers are written."""
+
+    def __init__(
+        self, instrument: Instrument, base: _Base, rng: random.Random, *, with_premium: bool
+    ) -> None:
+        self.instrument = instrument
+        self.base = base
+        self.with_premium = with_premium
+        self.middle = base.fair
+        self._prices: dict[int, tuple[float, str]] = {}
+        # Linear pads to tick and step, spot does not.
+        padded = instrument.channel != "spot"
+        self._padded = padded
+        decimals = 3 if padded else 6
+        texts: list[str] = []
+        while len(texts) < SIZES:
+            size = f"{base.size * (0.02 + 0.98 * rng.random()):.{decimals}f}"
+            texts.append(size if padded else _unpadded(size))
+        self.sizes = texts
+
+    def price(self, step: int) -> tuple[float, str]:
+        """Return the price of a step, as a number and as written."""
+        price = self._prices.get(step)
+        if price is None:
+            text = str((step * self.base.step).quantize(self.base.tick))
+            price = float(text), text if self._padded else _unpadded(text)
+            self._prices[step] = price
+        return price
+
+
+def _unpadded(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+class SyntheticMarket(Source):
+    """Pairs of instruments, each pushed `rate` times a second while somebody listens.
+
+    Args:
+        pairs: spot/linear pairs: BTCUSDT/BTCPERP, ETHUSDT/ETHPERP, T003USDT/T003PERP, ...
+        rate: pushes a second of each instrument that is listened to; 0: only by `step` and
+            `set_book`.
+        levels: levels that the book holds on each side.
+        changes: levels that change at each push, moves of the price not counted.
+        seed: same seed and same order of pushes, same market.
+        crossing: whether the legs of a base cross.
+        swings: the share of the premium's swings that take place; in the others it stays at zero.
+    """
+
+    def __init__(
+        self,
+        *,
+        pairs: int = 2,
+        rate: float = 20.0,
+        levels: int = 60,
+        changes: int = 4,
+        seed: int = 1,
+        crossing: bool = True,
+        swings: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.rate = rate
+        self.levels = levels
+        self.changes = changes
+        self.crossing = crossing
+        self.swings = swings
+        self._rng = random.Random(seed)  # noqa: S311 - a market, not a secret
+        self._half = 0 if crossing else CALM_STEPS + 1
+        self._legs: dict[tuple[str, str], _Leg] = {}
+        self._listened: list[_Leg] = []
+        self._turn = 0
+        self._credit = 0.0
+        self._last: float | None = None
+        for number in range(1, pairs + 1):
+            self._add_base(number)
+        self._newest = now_ms()
+
+    def _add_base(self, number: int) -> None:
+        if number == 1:
+            base = _Base("BTC", "64000", "0.10", "0.08")
+        elif number == 2:
+            base = _Base("ETH", "3200", "0.01", "1.5")
+        else:
+            base = _Base(f"T{number:03}", str(100 + 7 * (number % 400)), "0.01", "20")
+        name = base.name
+        self._add_leg("spot", f"{name}USDT", base)
+        self._add_leg("linear", f"{name}PERP", base, with_premium=True)
+        if number <= 2:
+            # The same symbol on two channels is two instruments, as on the real exchange.
+            self._add_leg("linear", f"{name}USDT", base)
+            self._add_leg("inverse", f"{name}USD", base)
+            self._add_leg("option", f"{name}-25DEC26-{base.start * base.step:.0f}-C", base)
+
+    def _add_leg(self, channel: str, symbol: str, base: _Base, *, with_premium: bool = False) -> None:
+        instrument = Instrument(channel, symbol)
+        leg = _Leg(instrument, base, self._rng, with_premium=with_premium)
+        for level in range(self.levels):
+            self._put(leg, leg.middle - self._half - level, bid=True)
+            self._put(leg, leg.middle + 1 + self._half + level, bid=False)
+        self.instruments[channel, symbol] = instrument
+        self._legs[channel, symbol] = leg
+
+    def _put(self, leg: _Leg, step: int, *, bid: bool) -> None:
+        place, price = leg.price(step)
+        size = leg.sizes[int(self._rng.random() * SIZES)]
+        if bid:
+            leg.instrument.bids.put(-place, price, size)
+        else:
+            leg.instrument.asks.put(place, price, size)
+
+    def _remove(self, leg: _Leg, step: int, *, bid: bool) -> None:
+        if bid:
+            leg.instrument.bids.remove(-leg.price(step)[0])
+        else:
+            leg.instrument.asks.remove(leg.price(step)[0])
+
+    def _push(self, leg: _Leg, ts: int) -> None:
+        """Move a leg one update on, and push it."""
+        ts = self._newest = max(self._newest, ts)
+        instrument = leg.instrument
+        target = self._target(leg)
+        if target != leg.middle:
+            self._move(leg, up=target > leg.middle)
+        # The best level of one side always changes, so that depth 1 has a push each time.
+        rng = self._rng
+        bid = rng.random() < 0.5
+        best = leg.middle - self._half if bid else leg.middle + 1 + self._half
+        self._resize(leg, best, bid=bid)
+        deepest = min(max((feed.depth for feed in instrument.following), default=1), self.levels)
+        if deepest > 1:
+            for _ in range(self.changes - 1):
+                bid = rng.random() < 0.5
+                # Near the top more often than deep in the book.
+                depth = int(rng.random() ** 2 * deepest)
+                level = -self._half - depth if bid else 1 + self._half + depth
+                self._resize(leg, leg.middle + level, bid=bid)
+        instrument.seq += 3 + int(rng.random() * 30)
+        instrument.cts = max(instrument.cts, ts - 1)
+        instrument.push_changes(ts)
+
+    def _target(self, leg: _Leg) -> int:
+        """Move the fair price of the base, and return where the leg should be."""
+        base = leg.base
+        base.pushes += 1
+        draw = self._rng.random()
+        if draw < 0.1:
+            base.fair += 1 if draw < 0.05 else -1
+        if not self.crossing:
+            base.fair = min(max(base.fair, base.start - CALM_STEPS), base.start + CALM_STEPS)
+            return base.fair
+        if not leg.with_premium:
+            return base.fair
+        if self.swings < 1 and base.pushes // PREMIUM_PERIOD != base.period:
+            base.period = base.pushes // PREMIUM_PERIOD
+            base.swings = self._rng.random() < self.swings
+        if not base.swings:
+            return base.fair
+        swing = math.sin(2 * math.pi * base.pushes / PREMIUM_PERIOD)
+        return base.fair + round(PREMIUM_STEPS * swing)
+
+    def _move(self, leg: _Leg, *, up: bool) -> None:
+        """Shift both sides by one step, as far from the old prices as need be."""
+        middle = leg.middle
+        best_bid, best_ask = middle - self._half, middle + 1 + self._half
+        worst_bid, worst_ask = best_bid - self.levels + 1, best_ask + self.levels - 1
+        if up:
+            self._remove(leg, best_ask, bid=False)
+            self._put(leg, worst_ask + 1, bid=False)
+            self._put(leg, best_bid + 1, bid=True)
+            self._remove(leg, worst_bid, bid=True)
+            leg.middle = middle + 1
+        else:
+            self._remove(leg, best_bid, bid=True)
+            self._put(leg, worst_bid - 1, bid=True)
+            self._put(leg, best_ask - 1, bid=False)
+            self._remove(leg, worst_ask, bid=False)
+            leg.middle = middle - 1
+
+    def _resize(self, leg: _Leg, step: int, *, bid: bool) -> None:
+        """Give a level another size than it has."""
+        place, price = leg.price(step)
+        side, place = (leg.instrument.bids, -place) if bid else (leg.instrument.asks, place)
+        size = leg.sizes[int(self._rng.random() * SIZES)]
+        while f',"{size}"]' in side.levels[place][1]:
+            size = leg.sizes[int(self._rng.random() * SIZES)]
+        side.put(place, price, size)
+
+    def play(self, now: float) -> float | None:
+        """Push the instruments in turn, evenly spread over time."""
+        if self._last is None:
+            self._last = now
+        pace = self.rate * len(self._listened)
+        if not pace:
+            self._last = now
+            return IDLE
+        self._credit = min(self._credit + (now - self._last) * pace, LATENESS * pace + 1)
+        self._last = now
+        ts = now_ms()
+        for _ in range(min(int(self._credit), BATCH)):
+            self._credit -= 1
+            self._turn = (self._turn + 1) % len(self._listened)
+            # Late or not, it was made when it was due: that is what tells the order of two streams.
+            self._push(self._listened[self._turn], ts - int(self._credit / pace * 1000))
+        return max(0.0, (1 - self._credit) / pace)
+
+    def stamp(self) -> int:
+        """Return the time of day, but nothing before the newest push: time does not go back."""
+        self._newest = max(self._newest, now_ms())
+        return self._newest
+
+    def set_pace(self, pace: float) -> None:
+        """Change the pushes a second of each instrument."""
+        self.rate = pace
+
+    def follow(self, instrument: Instrument) -> None:
+        """Walk only what is listened to."""
+        super().follow(instrument)
+        self._listened = [leg for leg in self._legs.values() if leg.instrument.following]
+
+    def step(self, channel: str, symbol: str, count: int = 1) -> None:
+        """Make the next pushes of one instrument now.
+
+        Raises:
+            KeyError: there is no such instrument.
+        """
+        for _ in range(count):
+            self._push(self._legs[channel, symbol], self.stamp())
+
+    def set_book(
+        self, channel: str, symbol: str, bids: Iterable[tuple[str, str]], asks: Iterable[tuple[str, str]]
+    ) -> None:
+        """Make a book exactly this, push the difference, and walk it no more.
+
+        Args:
+            channel: channel of the instrument.
+            symbol: symbol, listed anew where it is unknown.
+            bids: [price, size] texts, written to the wire as they are.
+            asks: likewise.
+        """
+        self._legs.pop((channel, symbol), None)
+        instrument = self.instruments.setdefault((channel, symbol), Instrument(channel, symbol))
+        instrument.bids.replace((-float(price), price, size) for price, size in bids)
+        instrument.asks.replace((float(price), price, size) for price, size in asks)
+        self.follow(instrument)
+        instrument.seq += 3
+        ts = self.stamp()
+        instrument.cts = ts
+        instrument.push_changes(ts)
+
+    def stream(self, topics: Iterable[tuple[str, str]], pushes: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield (channel, message) without a network: a snapshot of each topic, then pushes.
+
+        Args:
+            topics: (channel, topic) pairs, as a client would subscribe them.
+            pushes: how many times an instrument of these topics is moved on, in turn.
+
+        Raises:
+            ValueError: a topic is not served.
+        """
+        made: list[tuple[str, dict[str, Any]]] = []
+
+        def collect(feed: Feed, payload: bytes, _sockets: list[int]) -> None:
+            made.append((feed.instrument.channel, json.loads(payload)))
+
+        subscriptions = []
+        for channel, topic in topics:
+            feed = self.feed(channel, topic)
+            if feed is None:
+                raise ValueError(f"expected a topic that is served, was {topic} on {channel}")
+            feed.tap = collect
+            subscriptions.append(self.subscribe(feed, 0, lambda _frame: None))
+            self.open(subscriptions[-1])
+        for number in range(pushes):
+            yield from made
+            made.clear()
+            self._push(self._listened[number % len(self._listened)], self.stamp())
+        yield from made
+        for subscription in subscriptions:
+            self.unsubscribe(subscription)
+            subscription.feed.tap = None

@@ -1,0 +1,117 @@
+"""The trading engine as a process, on the real broker and database."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+from config import Config, TableConfig
+from database_manager import DatabaseManager
+from tests.support.book_feed import dead_letters
+from tests.support.order_client import ACK, Accounts, OrderClient, closing, new_order
+from tests.support.workspace import PYTHON, Service, Workspace, wait_for
+
+ORDER = {
+    "order_id": "first",
+    "action": "Open Spread",
+    "spread_id": "s1",
+    "buy": ["linear", "BTCPERP"],
+    "buy_price": 61800.3,
+    "sell": ["spot", "BTCUSDT"],
+    "sell_price": 61837.63,
+    "size": 0.25,
+    "ts_buy": 1723161256298,
+    "ts_sell": 1723161256208,
+}
+
+STRANGE = ["\\N", "a\tb", "line\nline", "back\\slash\\", "\r", "'; DROP TABLE", "ü€😀", "NULL"]
+
+
+def test_acked_order_is_two_rows(place: Workspace) -> None:
+    place.start_engine()
+    assert place.ask(ORDER) == {"status": "ACK", "info": "order placed"}
+    rows = wait_for(lambda: place.query('SELECT type, flux FROM bybit."order" ORDER BY type'))
+    assert rows == [("buy", Decimal("-15450.075")), ("sell", Decimal("15459.4075"))]
+    assert place.ask({"action": "List Open Spreads"})["open_spreads"] == [
+        {
+            "spread_id": "s1",
+            "long": ["linear", "BTCPERP"],
+            "short": ["spot", "BTCUSDT"],
+            "spread": Decimal("37.33"),
+            "quantity": Decimal("0.25"),
+        }
+    ]
+
+
+CRASHES_ON_666 = """
+import trading_engine_service as service
+class CrashingEngine(service.TradingEngine):
+    def execute(self, order, request_key=None):
+        if order.size == 666:
+            raise ZeroDivisionError("a fault of the program")
+        return super().execute(order, request_key)
+service.TradingEngine = CrashingEngine
+service.main()
+"""
+
+
+def test_order_that_crashes_the_handler_is_tried_twice_and_put_aside_and_the_others_are_executed(
+    place: Workspace,
+) -> None:
+    log = place.folder / "crashing.log"
+    engine = Service([PYTHON, "-c", CRASHES_ON_666], place.environment, log)
+    try:
+        engine.wait_for_line("connected to the broker")
+        client = OrderClient(place)
+        good = [new_order(order_id=f"good {number}", spread_id=f"s {number}") for number in range(20)]
+        poison = new_order(order_id="poison", size=666)
+        for order in (*good[:10], poison, *good[10:]):
+            client.send(order, order["order_id"])
+        client.wait("poison", *(order["order_id"] for order in good))
+        assert client.answer("poison") == {"status": "NOT ACK", "info": "internal error"}
+        assert {str(client.answer(order["order_id"])) for order in good} == {str(ACK)}
+        assert engine.output.count("ZeroDivisionError: a fault of the program") == 2
+        assert client.ask(poison)["info"] == "internal error", "asked again, its first answer"
+        wait_for(lambda: sorted(Accounts(place).orders) == sorted(order["order_id"] for order in good))
+        assert client.open_spreads() == Accounts(place).open_spreads
+        letters = dead_letters(place, "orders")
+        assert [json.loads(body)["order_id"] for _, body in letters] == ["poison"]
+        assert "crashed the handler" in letters[0][0]
+        assert engine.stop() == 0
+    finally:
+        if engine.process.poll() is None:
+            engine.kill()
+
+
+def test_rows_of_any_characters_are_copied_as_they_are(place: Workspace) -> None:
+    place.query("CREATE TABLE odd (number numeric, text text, nothing text)")
+    settings = {**Config.DB_CONFIG, "database": place.name}
+    database = DatabaseManager("test", settings)
+    rows = [(Decimal("1.50"), text, None) for text in STRANGE]
+    table = TableConfig("odd", ["number", "text", "nothing"])
+    database.transaction(lambda cursor: database.copy_rows(cursor, table, rows))
+    database.close()
+    assert place.query("SELECT * FROM odd") == rows
+
+
+def test_ids_of_any_characters_are_stored_and_known_again(place: Workspace) -> None:
+    engine = place.start_engine()
+    client = OrderClient(place)
+    orders = [new_order(order_id=f"o{text}", spread_id=f"s{text}") for text in STRANGE]
+    for order in orders:
+        assert client.ask(order) == ACK
+    refused = [closing(orders[0], order_id=f"r{text}", spread_id="unknown") for text in STRANGE]
+    for order in refused:
+        assert client.ask(order)["status"] == "NOT ACK"
+    assert engine.stop() == 0
+    stored = place.query('SELECT DISTINCT order_id, spread_id FROM bybit."order"')
+    assert sorted(stored) == sorted((order["order_id"], order["spread_id"]) for order in orders)
+    assert {row[0] for row in place.query("SELECT order_id FROM bybit.refused_order")} == {
+        order["order_id"] for order in refused
+    }
+    place.start_engine()
+    assert [spread["spread_id"] for spread in client.open_spreads()] == [
+        order["spread_id"] for order in orders
+    ]
+    assert client.ask(orders[1]) == ACK
+    assert len(client.open_spreads()) == len(orders)

@@ -1,0 +1,290 @@
+"""A virtual host and a database of a test's own, and the real services as processes on them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pika
+import pika.exceptions
+import psycopg2
+import psycopg2.errors
+from pika.adapters.blocking_connection import BlockingChannel
+
+from config import Config
+
+HERE = Path(__file__).resolve().parents[2]
+PYTHON = sys.executable
+DEADLINE = 20.0
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T | None], what: str = "", seconds: float = DEADLINE) -> T:
+    """Return the condition's first true value; fail when there was none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        time.sleep(0.02)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, outside the range that the kernel hands out."""
+    found: dict[int, socket.socket] = {}
+    # Anywhere in the range: tests that run side by side must not come upon the same ones.
+    chance = random.SystemRandom()
+    while len(found) < count:
+        port = chance.randint(21_000, 31_999)
+        candidate = socket.socket()
+        try:
+            candidate.bind(("127.0.0.1", port))
+        except OSError:
+            candidate.close()
+        else:
+            found[port] = candidate
+    for each in found.values():
+        each.close()
+    return list(found)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    return free_ports(1)[0]
+
+
+class Service:
+    """One service as a process; what it prints goes to a file."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command, cwd=HERE, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for_line(self, text: str, seconds: float = DEADLINE) -> None:
+        def seen() -> bool:
+            assert self.process.poll() is None or text in self.output, f"ended:\n{self.output}"
+            return text in self.output
+
+        wait_for(seen, f"{text!r} in the log {self.log}", seconds)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, seconds: float = 8) -> int:
+        """End it as its user would, and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def pause(self) -> None:
+        """Let it stand still, for certain: a busy machine gets round to a signal milliseconds later."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+class Workspace:
+    """Where one test lives. Everything in it ends with the test."""
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, str]) -> None:
+        self.folder = folder
+        self.name = name
+        self.environment = {
+            **os.environ,
+            "RABBITMQ_VHOST": name,
+            "POSTGRES_DB": name,
+            "JOURNAL_PATH": str(folder / "journal"),
+            "PYTHONUNBUFFERED": "1",
+            **settings,
+        }
+        self._services: list[Service] = []
+        self._connections: list[Any] = []
+
+    # --- processes -------------------------------------------------------------------------------
+
+    def start(self, service: str, *, ready: str | None = None, **settings: str) -> Service:
+        """Start `<service>_service.py`; wait for the line `ready` in its log."""
+        number = len(self._services)
+        command = [PYTHON, str(HERE / f"{service}_service.py")]
+        started = Service(command, {**self.environment, **settings}, self.folder / f"{number}_{service}.log")
+        self._services.append(started)
+        if ready is not None:
+            started.wait_for_line(ready)
+        return started
+
+    def start_signal(self, **settings: str) -> Service:
+        return self.start("signal", ready="connected to the broker", **settings)
+
+    def start_engine(self, **settings: str) -> Service:
+        return self.start("trading_engine", ready="connected to the broker", **settings)
+
+    def start_storage(self, **settings: str) -> Service:
+        return self.start("data_storage", ready="connected to the broker", **settings)
+
+    # --- broker ----------------------------------------------------------------------------------
+
+    def channel(self) -> BlockingChannel:
+        """Return a channel of a connection of its own to the test's virtual host."""
+        connection = pika.BlockingConnection(
+            pika.ConnectionParameters(
+                self.environment.get("RABBITMQ_HOST", Config.RABBITMQ_HOST),
+                int(self.environment.get("RABBITMQ_PORT", Config.RABBITMQ_PORT)),
+                self.name,
+                pika.PlainCredentials(Config.RABBITMQ_USER, Config.RABBITMQ_PASSWORD),
+            )
+        )
+        self._connections.append(connection)
+        return connection.channel()
+
+    def waiting(self, queue: str) -> int:
+        """Return how many messages of `queue` are not acknowledged yet, delivered or not."""
+        answer = management(
+            self.environment, "GET", f"queues/{urllib.parse.quote(self.name, safe='')}/{queue}"
+        )
+        return int(answer.get("messages", 0))
+
+    def ask(self, body: dict[str, Any] | bytes, *, seconds: float = DEADLINE, **properties: Any) -> Any:
+        """Send a request to the `orders` queue and return the reply as decoded JSON."""
+        channel = self.channel()
+        replies: list[bytes] = []
+        channel.basic_consume(
+            "amq.rabbitmq.reply-to", lambda _c, _m, _p, reply: replies.append(reply), auto_ack=True
+        )
+        channel.basic_publish(
+            "",
+            "orders",
+            body if isinstance(body, bytes) else encode(body),
+            pika.BasicProperties(
+                reply_to="amq.rabbitmq.reply-to",
+                correlation_id=uuid.uuid4().hex,
+                delivery_mode=2,
+                **properties,
+            ),
+        )
+        deadline = time.monotonic() + seconds
+        while not replies:
+            assert time.monotonic() < deadline, "no reply"
+            channel.connection.process_data_events(0.05)
+        channel.connection.close()
+        return json.loads(replies[0], parse_float=Decimal)
+
+    # --- database --------------------------------------------------------------------------------
+
+    def query(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        """Return the rows that a statement gives, on a connection of its own."""
+        with contextlib.closing(connect(self.environment, self.name)) as connection, connection:
+            cursor = connection.cursor()
+            cursor.execute(statement, arguments)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def close(self) -> None:
+        """End every process and connection of the test."""
+        for service in self._services:
+            if service.process.poll() is None:
+                service.process.send_signal(signal.SIGCONT)
+                service.kill()
+        for connection in self._connections:
+            with contextlib.suppress(pika.exceptions.AMQPError, OSError):
+                connection.close()
+
+
+class _DecimalNumbers(json.JSONEncoder):
+    def default(self, o: Any) -> Any:
+        if isinstance(o, Decimal):
+            return float(o)
+        return super().default(o)
+
+
+def encode(body: Any) -> bytes:
+    return json.dumps(body, cls=_DecimalNumbers).encode()
+
+
+def connect(environment: dict[str, str], database: str) -> Any:
+    connection = psycopg2.connect(
+        dbname=database,
+        host=environment.get("POSTGRES_HOST", Config.DB_CONFIG["host"]),
+        port=environment.get("POSTGRES_PORT", Config.DB_CONFIG["port"]),
+        user=Config.DB_CONFIG["user"],
+        password=Config.DB_CONFIG["password"],
+        connect_timeout=5,
+    )
+    connection.autocommit = True
+    return connection
+
+
+def management(environment: dict[str, str], method: str, path: str, body: Any = None) -> Any:
+    """Ask the broker's management interface."""
+    port = int(environment.get("RABBITMQ_MANAGEMENT_PORT", "15672"))
+    connection = http.client.HTTPConnection(environment.get("RABBITMQ_HOST", "127.0.0.1"), port, timeout=10)
+    credentials = base64.b64encode(f"{Config.RABBITMQ_USER}:{Config.RABBITMQ_PASSWORD}".encode()).decode()
+    headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"}
+    with contextlib.closing(connection):
+        connection.request(method, f"/api/{path}", None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        text = answer.read()
+    return json.loads(text) if text and answer.status == 200 else {}
+
+
+def make_virtual_host(environment: dict[str, str], name: str) -> None:
+    management(environment, "PUT", f"vhosts/{name}")
+    permissions = {"configure": ".*", "write": ".*", "read": ".*"}
+    management(environment, "PUT", f"permissions/{name}/{Config.RABBITMQ_USER}", permissions)
+
+
+def make_database(environment: dict[str, str], name: str) -> None:
+    with contextlib.closing(connect(environment, "postgres")) as connection:
+        connection.cursor().execute(f'CREATE DATABASE "{name}"')
+    schema = (HERE / "deploy" / "init.sql").read_text()
+    statements = "\n".join(line for line in schema.splitlines() if not line.startswith("\\"))
+    with contextlib.closing(connect(environment, name)) as connection:
+        connection.cursor().execute(statements)
+
+
+def drop_database(environment: dict[str, str], name: str) -> None:
+    with contextlib.closing(connect(environment, "postgres")) as connection:
+        connection.cursor().execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@contextlib.contextmanager
+def workspace(folder: Path, **settings: str) -> Iterator[Workspace]:
+    """Make a virtual host and a database, and drop both at the end."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    environment = {**os.environ, **settings}
+    make_virtual_host(environment, name)
+    make_database(environment, name)
+    place = Workspace(folder, name, settings)
+    try:
+        yield place
+    finally:
+        place.close()
+        drop_database(environment, name)
+        management(environment, "DELETE", f"vhosts/{name}")

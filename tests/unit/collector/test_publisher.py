@@ -1,0 +1,230 @@
+"""The publisher on sessions that a test confirms, refuses and ends as it likes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pika.spec import Basic, BasicProperties
+
+from blackbird.broker.session import Session, SessionLost
+from blackbird.collector.publisher import MOST_UNCONFIRMED, FeedPublisher
+from blackbird.market.instrument import Instrument
+from config import Config
+
+A = Instrument("spot", "A")
+B = Instrument("linear", "B")
+
+
+class FakeSession:
+    """Keeps what is published; the test answers for the broker."""
+
+    def __init__(self) -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.bodies: list[bytes] = []
+        self.properties: list[BasicProperties] = []
+        self._on_confirm: Callable[[Any], None] = print
+
+    @property
+    def is_open(self) -> bool:
+        return not self.lost.done()
+
+    async def confirm_publishes(self, on_confirm: Callable[[Any], None]) -> None:
+        self._on_confirm = on_confirm
+
+    def publish(self, _exchange: str, _key: str, body: bytes, properties: BasicProperties) -> None:
+        if self.lost.done():
+            raise SessionLost("gone")
+        self.bodies.append(body)
+        self.properties.append(properties)
+
+    def dead_letter(self, *_: object) -> None:
+        self.publish("", "x.dead", b"dead", BasicProperties())
+
+    def confirm(self, tag: int, *, multiple: bool = False) -> None:
+        self._on_confirm(SimpleNamespace(method=Basic.Ack(tag, multiple)))
+
+    def refuse(self, tag: int) -> None:
+        self._on_confirm(SimpleNamespace(method=Basic.Nack(tag)))
+
+    async def end(self) -> None:
+        self.lost.set_result(None)
+        await asyncio.sleep(0)
+
+
+def session() -> Session:
+    return cast("Session", FakeSession())
+
+
+def fake(session: Session) -> FakeSession:
+    return cast("FakeSession", session)
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.gaps: list[set[Instrument]] = []
+        self.publisher = FeedPublisher(self.gaps.append)
+
+    async def begin(self) -> FakeSession:
+        begun = session()
+        await self.publisher.start(begun)
+        return fake(begun)
+
+    async def publish(self, *numbers: int, instrument: Instrument = A) -> None:
+        for number in numbers:
+            self.publisher.publish_book(instrument, b"%d" % number, number, number)
+        await asyncio.sleep(0)
+
+
+def play(scene: Callable[[Scene], Awaitable[None]]) -> None:
+    async def act() -> None:
+        await scene(Scene())
+
+    asyncio.run(act())
+
+
+def numbers(*values: int) -> list[bytes]:
+    return [b"%d" % value for value in values]
+
+
+def test_pushes_are_published_in_order_with_the_time_they_were_received() -> None:
+    async def act(scene: Scene) -> None:
+        broker = await scene.begin()
+        await scene.publish(1, 2, 1795395127162)
+        assert broker.bodies == numbers(1, 2, 1795395127162)
+        encoded = b"".join(broker.properties[2].encode())
+        expected = BasicProperties(
+            delivery_mode=2,
+            content_type="application/json",
+            headers={"CC": ["signal"], "published_at": 1795395127162},
+        )
+        decoded = BasicProperties()
+        decoded.decode(encoded)
+        assert decoded == expected
+
+    play(act)
+
+
+def test_what_comes_at_once_is_published_in_the_order_in_which_it_was_made() -> None:
+    async def act(scene: Scene) -> None:
+        broker = await scene.begin()
+        for instrument, made in ((A, 10), (A, 12), (A, 12), (B, 9), (B, 11), (B, 12)):
+            scene.publisher.publish_book(
+                instrument, b"%s at %d" % (instrument.symbol.encode(), made), 20, made
+            )
+        assert broker.bodies == []
+        await asyncio.sleep(0)
+        assert broker.bodies == [b"B at 9", b"A at 10", b"B at 11", b"A at 12", b"A at 12", b"B at 12"]
+        await scene.publish(1)
+        assert broker.bodies[-1] == b"1"
+
+    play(act)
+
+
+def test_what_is_not_confirmed_is_published_again_first_and_in_order() -> None:
+    async def act(scene: Scene) -> None:
+        broker = await scene.begin()
+        await scene.publish(1, 2, 3, 4, 5, 6)
+        broker.confirm(2, multiple=True)
+        broker.confirm(4)
+        await broker.end()
+        await scene.publish(7)
+        assert scene.publisher.backlog == 4
+        broker = await scene.begin()
+        assert broker.bodies == numbers(3, 5, 6, 7)
+        broker.confirm(4, multiple=True)
+        assert scene.publisher.backlog == 0
+        assert scene.gaps == []
+
+    play(act)
+
+
+def test_confirms_of_a_session_that_ended_mean_nothing() -> None:
+    async def act(scene: Scene) -> None:
+        first = await scene.begin()
+        await scene.publish(1)
+        await first.end()
+        await scene.begin()
+        first.confirm(1)
+        assert scene.publisher.backlog == 1
+
+    play(act)
+
+
+def test_a_refused_push_is_published_again() -> None:
+    async def act(scene: Scene) -> None:
+        broker = await scene.begin()
+        await scene.publish(1, 2)
+        broker.refuse(1)
+        assert broker.bodies == numbers(1, 2, 1)
+        broker.confirm(3, multiple=True)
+        assert scene.publisher.backlog == 0
+
+    play(act)
+
+
+def test_only_so_many_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Config, "PUBLISH_BUFFER", 100)
+
+    async def act(scene: Scene) -> None:
+        broker = await scene.begin()
+        await scene.publish(*range(MOST_UNCONFIRMED + 150))
+        assert len(broker.bodies) == MOST_UNCONFIRMED
+        assert scene.publisher.dropped == 50
+        assert scene.gaps == []
+        broker.confirm(MOST_UNCONFIRMED, multiple=True)
+        left = range(MOST_UNCONFIRMED + 50, MOST_UNCONFIRMED + 150)
+        assert broker.bodies[MOST_UNCONFIRMED:] == numbers(*left)
+        assert scene.gaps == [{A}]
+
+    play(act)
+
+
+def test_the_oldest_are_dropped_without_a_broker_and_their_instruments_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Config, "PUBLISH_BUFFER", 3)
+
+    async def act(scene: Scene) -> None:
+        await scene.publish(1, 2)
+        await scene.publish(3, 4, 5, instrument=B)
+        assert scene.publisher.dropped == 2
+        broker = await scene.begin()
+        assert broker.bodies == numbers(3, 4, 5)
+        assert scene.gaps == [{A}]
+
+    play(act)
+
+
+def test_only_the_newest_subscriptions_are_published_when_the_broker_comes() -> None:
+    async def act(scene: Scene) -> None:
+        scene.publisher.publish_subscriptions(b"old map", b"old")
+        scene.publisher.publish_subscriptions(b"new map", b"new")
+        await scene.publish(1)
+        broker = await scene.begin()
+        assert broker.bodies == [b"new map", b"new", b"1"]
+        await broker.end()
+        assert (await scene.begin()).bodies == [b"new map", b"new", b"1"]
+
+    play(act)
+
+
+def test_subscriptions_are_with_the_broker_when_both_their_messages_are_confirmed() -> None:
+    async def act(scene: Scene) -> None:
+        broker = await scene.begin()
+        scene.publisher.dead_letter("resync", "why", BasicProperties(), b"body")
+        done = scene.publisher.publish_subscriptions(b"map", b"kept")
+        await scene.publish(9)
+        broker.confirm(1)
+        broker.confirm(2)
+        assert not done.done()
+        broker.confirm(3)
+        assert done.done()
+        assert scene.publisher.backlog == 1
+        broker.confirm(4)
+        assert scene.publisher.backlog == 0
+
+    play(act)
