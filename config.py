@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any, ClassVar
 
 HERE = Path(__file__).resolve().parent
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -147,6 +148,14 @@ class Config:
         RABBITMQ_PASSWORD = _read.text("RABBITMQ_DEFAULT_PASS", "guest")
         RABBITMQ_VHOST = _read.text("RABBITMQ_VHOST", "/")
         RABBITMQ_HEARTBEAT = _read.integer("RABBITMQ_HEARTBEAT", 10, 1, 3600)
+        BROKER_CONFIG: ClassVar[dict[str, Any]] = {
+            "host": RABBITMQ_HOST,
+            "port": RABBITMQ_PORT,
+            "virtual_host": RABBITMQ_VHOST,
+            "user": RABBITMQ_USER,
+            "password": RABBITMQ_PASSWORD,
+            "heartbeat": RABBITMQ_HEARTBEAT,
+        }
         ALLOW_REMOTE_GUEST = _read.switch("ALLOW_REMOTE_GUEST", False)
 
         # Exchange

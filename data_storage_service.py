@@ -19,7 +19,7 @@ from typing import Any
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from blackbird.broker.session import Session, SessionLost, keep_session
+from blackbird.broker.session import Session, SessionLost, connection_parameters, keep_session
 from blackbird.broker.topology import STORAGE
 from blackbird.market.book_message import decode_book
 from blackbird.market.fields import InvalidMessage
@@ -68,7 +68,9 @@ class DataStorageService:
         """Store messages until `stop`; then write and acknowledge those that were taken."""
         if not Config.DUMP_ORDERBOOK_TO_DB:
             logger.warning("DUMP_ORDERBOOK_TO_DB is off: order books are acknowledged and thrown away")
-        connection: asyncio.Task[Any] = asyncio.create_task(keep_session(self._open))
+        connection: asyncio.Task[Any] = asyncio.create_task(
+            keep_session(connection_parameters(**Config.BROKER_CONFIG), self._open)
+        )
         writing = asyncio.create_task(self._write())
         stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         try:
@@ -184,7 +186,7 @@ class DataStorageService:
 def main() -> None:
     """Run the data storage service."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    run_service("data storage", DataStorageService().serve, pace=PACE)
+    run_service("data storage", DataStorageService().serve, log_level=Config.LOG_LEVEL, pace=PACE)
 
 
 if __name__ == "__main__":

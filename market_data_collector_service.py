@@ -100,7 +100,9 @@ def main() -> None:
     check_settings(vars(Config))
     use_exchange(Config.BYBIT_WS_URL)
     listening = listen(Config.COLLECTOR_HOST, Config.COLLECTOR_PORT)
-    run_service("market data collector", lambda stop: serve(stop, listening), pace=PACE)
+    run_service(
+        "market data collector", lambda stop: serve(stop, listening), log_level=Config.LOG_LEVEL, pace=PACE
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.lean_connection import published_at
-from blackbird.broker.session import QueueInUse, Session, SessionLost, keep_session
+from blackbird.broker.session import QueueInUse, Session, SessionLost, connection_parameters, keep_session
 from blackbird.broker.topology import (
     EXCHANGE,
     LATEST_SUBSCRIPTION,
@@ -92,7 +92,7 @@ class SignalService:
         """Work until `stop`; then wait for the answer to an order that is out, at most 3 s."""
         self.orders.open_spreads(self._restore)
         tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(keep_session(self._open)),
+            asyncio.create_task(keep_session(connection_parameters(**Config.BROKER_CONFIG), self._open)),
             asyncio.create_task(self._acknowledge_regularly()),
             asyncio.create_task(self._ask_for_snapshots()),
         ]
@@ -405,7 +405,7 @@ def main() -> None:
         order_timeout_ms=Config.ORDER_TIMEOUT_MS,
         consecutive=Config.CONSECUTIVE_UPDATES,
     )
-    run_service("signal engine", SignalService(signal, OrderManager()).serve)
+    run_service("signal engine", SignalService(signal, OrderManager()).serve, log_level=Config.LOG_LEVEL)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from blackbird.broker.session import QueueInUse, Session, SessionLost, keep_session
+from blackbird.broker.session import QueueInUse, Session, SessionLost, connection_parameters, keep_session
 from blackbird.broker.topology import ORDERS
 from blackbird.bybit.rest_orders import BybitOrders
 from blackbird.engine.execution_store import ExecutionStore, Fenced
@@ -116,7 +116,7 @@ class TradingEngineService:
         if self._store is None:
             logger.warning("DUMP_ORDER_TO_DB is off: exposure, PnL and known orders are in memory alone")
         tasks: list[Coroutine[Any, Any, None]] = [
-            keep_session(self._open),
+            keep_session(connection_parameters(**Config.BROKER_CONFIG), self._open),
             self._answer_orders(),
             self._store_records(),
             self._sync(),
@@ -397,7 +397,7 @@ def main() -> None:
     """Run the trading engine service."""
     if Config.DUMP_ORDER_TO_DB:
         check_journal_path()
-    run_service("trading engine", TradingEngineService().serve)
+    run_service("trading engine", TradingEngineService().serve, log_level=Config.LOG_LEVEL)
 
 
 if __name__ == "__main__":

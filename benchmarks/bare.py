@@ -24,6 +24,7 @@ from pika.spec import Basic, BasicProperties  # noqa: E402
 
 from blackbird.broker.session import connection_parameters  # noqa: E402
 from blackbird.broker.topology import EXCHANGE, SIGNAL, STORAGE  # noqa: E402
+from config import Config  # noqa: E402
 
 ACKNOWLEDGE_EVERY = 100
 PREFETCH = 2000
@@ -128,7 +129,7 @@ async def main() -> None:
         raise SystemExit(f"no broker: {error}")
 
     connection = AsyncioConnection(
-        connection_parameters(), on_open_callback=opened, on_open_error_callback=failed
+        connection_parameters(**Config.BROKER_CONFIG), on_open_callback=opened, on_open_error_callback=failed
     )
     await finished.wait()
     closed = asyncio.Event()

@@ -10,9 +10,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from blackbird.broker.session import Session, keep_session  # noqa: E402
+from blackbird.broker.session import Session, connection_parameters, keep_session  # noqa: E402
 from blackbird.collector.publisher import FeedPublisher  # noqa: E402
 from blackbird.market.instrument import Instrument  # noqa: E402
+from config import Config  # noqa: E402
 
 MOST_AHEAD = 2000
 
@@ -26,7 +27,7 @@ async def main(bodies: list[bytes]) -> None:
         await session.declare_feed()
         await publisher.start(session)
 
-    connection = asyncio.create_task(keep_session(serve))
+    connection = asyncio.create_task(keep_session(connection_parameters(**Config.BROKER_CONFIG), serve))
     while not publisher.is_up:
         await asyncio.sleep(0.01)
     begin, used = time.perf_counter(), time.process_time()

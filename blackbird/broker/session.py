@@ -28,7 +28,6 @@ from blackbird.broker.topology import (
     QUEUE_ARGUMENTS,
 )
 from blackbird.runtime.throttled_log import ThrottledLog
-from config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +49,16 @@ class QueueInUse(SessionLost):
     """Another process consumes the queue and has it to itself."""
 
 
-def connection_parameters() -> pika.ConnectionParameters:
-    """Return where the broker is and who we are, from the settings."""
+def connection_parameters(
+    *, host: str, port: int, virtual_host: str, user: str, password: str, heartbeat: int
+) -> pika.ConnectionParameters:
+    """Return the parameters of a connection; `heartbeat` is in seconds."""
     return pika.ConnectionParameters(
-        host=Config.RABBITMQ_HOST,
-        port=Config.RABBITMQ_PORT,
-        virtual_host=Config.RABBITMQ_VHOST,
-        credentials=pika.PlainCredentials(Config.RABBITMQ_USER, Config.RABBITMQ_PASSWORD),
-        heartbeat=Config.RABBITMQ_HEARTBEAT,
+        host=host,
+        port=port,
+        virtual_host=virtual_host,
+        credentials=pika.PlainCredentials(user, password),
+        heartbeat=heartbeat,
         socket_timeout=5,
         stack_timeout=10,
     )
@@ -315,7 +316,9 @@ class Session:
         self.close()
 
 
-async def keep_session(serve: Callable[[Session], Awaitable[None]]) -> None:
+async def keep_session(
+    parameters: pika.ConnectionParameters, serve: Callable[[Session], Awaitable[None]]
+) -> None:
     """Keep a session until cancelled: connect, `serve`, wait for its end, and again with growing pauses.
 
     `serve` declares and consumes what the service needs and returns. Cancelling closes the session.
@@ -326,9 +329,9 @@ async def keep_session(serve: Callable[[Session], Awaitable[None]]) -> None:
         session = None
         began = float("inf")
         try:
-            session = await Session.open(connection_parameters())
+            session = await Session.open(parameters)
             await serve(session)
-            outage.resolved("connected to the broker at %s:%s", Config.RABBITMQ_HOST, Config.RABBITMQ_PORT)
+            outage.resolved("connected to the broker at %s:%s", parameters.host, parameters.port)
             began = time.monotonic()
             while not session.lost.done():
                 await asyncio.wait([session.lost], timeout=REDECLARE_SECONDS)
@@ -341,9 +344,7 @@ async def keep_session(serve: Callable[[Session], Awaitable[None]]) -> None:
             # A session that ends as soon as it is made must not be made again without end.
             if time.monotonic() - began > pause:
                 pause = SHORTEST_PAUSE
-            outage.warn(
-                "no broker at %s:%s (%s); trying again", Config.RABBITMQ_HOST, Config.RABBITMQ_PORT, error
-            )
+            outage.warn("no broker at %s:%s (%s); trying again", parameters.host, parameters.port, error)
         finally:
             if session is not None:
                 await session.closed()

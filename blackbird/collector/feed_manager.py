@@ -12,7 +12,7 @@ import msgspec
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from blackbird.broker.session import Session, SessionLost, keep_session
+from blackbird.broker.session import Session, SessionLost, connection_parameters, keep_session
 from blackbird.broker.topology import COLLECTOR_SUBSCRIPTIONS, RESYNC
 from blackbird.bybit.connection_budget import ConnectionBudget
 from blackbird.bybit.stream import Stream, StreamContext, SubscriptionStatus
@@ -184,7 +184,9 @@ class FeedManager:
     async def keep_publishing(self) -> None:
         """Keep a session with the broker until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(keep_session(self._serve_session))
+            group.create_task(
+                keep_session(connection_parameters(**Config.BROKER_CONFIG), self._serve_session)
+            )
             group.create_task(self._keep_declared())
 
     async def _serve_session(self, session: Session) -> None:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from blackbird.runtime.paced_selector import PacedSelector
-from config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +19,12 @@ STOP_SECONDS = 4.0
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def configure_logging() -> None:
+def configure_logging(level: str) -> None:
     """Log one event a line to the terminal; libraries only from warnings on."""
     # Nothing of this is in the lines, and finding it out is a fifth of what a line costs.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(
-        level=Config.LOG_LEVEL,
+        level=level,
         format="%(asctime)s %(levelname)-7s %(message)s",
         stream=sys.stderr,
     )
@@ -35,13 +34,19 @@ def configure_logging() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
-def run_service(name: str, serve: Callable[[asyncio.Event], Awaitable[None]], *, pace: float = 0.0) -> None:
+def run_service(
+    name: str,
+    serve: Callable[[asyncio.Event], Awaitable[None]],
+    *,
+    log_level: str = "INFO",
+    pace: float = 0.0,
+) -> None:
     """Run `serve` until it ends after the event that SIGINT or SIGTERM sets, with exit status 0.
 
     With a `pace` (seconds) its sockets are looked at no more often than that, see PacedSelector. An exception
     that reaches this edge is logged with its traceback and ends the process with status 1.
     """
-    configure_logging()
+    configure_logging(log_level)
     selector = PacedSelector(pace) if pace else selectors.DefaultSelector()
     try:
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:

@@ -14,21 +14,21 @@ from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.lean_connection import DeliveredProperties, LeanConnection, published_at
 from blackbird.broker.session import Session, connection_parameters
+from config import Config
 from tests.support.broker_proxy import BrokerProxy
 from tests.support.workspace import Workspace
 
 SIZES = [0, 1, 100, 2_000, 65_000, 131_064, 131_065, 400_000, 50]
 
 
-def test_messages_of_every_size_arrive_whole_and_in_order(
-    place: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("blackbird.broker.session.Config.RABBITMQ_VHOST", place.name)
+def test_messages_of_every_size_arrive_whole_and_in_order(place: Workspace) -> None:
     bodies = [os.urandom(size) for size in SIZES * 3]
     came: list[tuple[int, bytes, Any, bool]] = []
 
     async def run() -> None:
-        session = await Session.open(connection_parameters())
+        session = await Session.open(
+            connection_parameters(**{**Config.BROKER_CONFIG, "virtual_host": place.name})
+        )
         queue = await session.declare_private_queue()
         everything = asyncio.Event()
 
@@ -55,12 +55,11 @@ def test_a_broker_that_does_not_answer_a_close_keeps_no_socket_open(
 ) -> None:
     monkeypatch.setattr("blackbird.broker.session.CLOSE_SECONDS", 0.1)
     with BrokerProxy(place) as proxy:
-        monkeypatch.setattr("blackbird.broker.session.Config.RABBITMQ_HOST", "127.0.0.1")
-        monkeypatch.setattr("blackbird.broker.session.Config.RABBITMQ_PORT", int(proxy.port))
-        monkeypatch.setattr("blackbird.broker.session.Config.RABBITMQ_VHOST", place.name)
+        address = {"host": "127.0.0.1", "port": int(proxy.port), "virtual_host": place.name}
+        where = {**Config.BROKER_CONFIG, **address}
 
         async def run() -> None:
-            session = await Session.open(connection_parameters())
+            session = await Session.open(connection_parameters(**where))
             proxy.silence()
             await session.closed()
 
@@ -73,7 +72,9 @@ def test_a_stream_cut_anywhere_gives_the_same_deliveries() -> None:
 
     async def run() -> None:
         came: list[tuple[int, int, bytes, object]] = []
-        connection = LeanConnection(connection_parameters(), internal_connection_workflow=False)
+        connection = LeanConnection(
+            connection_parameters(**Config.BROKER_CONFIG), internal_connection_workflow=False
+        )
         connection._set_connection_state(connection.CONNECTION_OPEN)
         channel = connection._create_channel(1, None)
         connection._channels[1] = channel
