@@ -1,20 +1,43 @@
-"""Every setting of Blackbird, read once at import.
+"""Every setting of Blackbird, one line each, under the names that the owner gave.
 
-What holds: the environment of the process, then `variables.env` beside this file, then the default. A value
-that makes no sense ends the process with one line that names the variable.
+What holds: the environment of the process, then `variables.env` beside this file, then the default. Settings
+are read when the first of them is asked for: importing this module reads nothing and cannot fail. A value
+that makes no sense raises InvalidSetting, which names the variable; `check_settings` ends a service with it.
+
+A new setting is one line in `Settings`, or in `Servers` where setup.sh reads it too.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
+import logging
 import os
-from collections.abc import Mapping
+import typing
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, cast
+from urllib.parse import urlsplit
+
+import dotenv.parser
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 HERE = Path(__file__).resolve().parent
+VARIABLES_FILE = HERE / "variables.env"
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+# Read elsewhere than here: by setup.sh, by the demo and by the tests.
+OTHER_NAMES = frozenset({"BLACKBIRD_SHARED", "DEMO_NAME", "POSTGRES_BIN_PATH"})
+
+logger = logging.getLogger(__name__)
 
 
 class InvalidSetting(ValueError):
@@ -29,178 +52,349 @@ class TableConfig:
     columns: list[str]
 
 
+class _MaskedText(str):
+    """A text that shows itself only where it is used, not in a dictionary, a traceback or an error."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'" if self else "''"
+
+
+def _switch(value: object) -> object:
+    words = {"true": True, "1": True, "false": False, "0": False}
+    try:
+        return words[value.lower()] if isinstance(value, str) else value
+    except KeyError:
+        raise ValueError("expected true, false, 1 or 0") from None
+
+
+def _base_url(value: str) -> str:
+    url = value.rstrip("/")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"ws", "wss", "http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if url and not usable:
+        raise ValueError("expected scheme://host or scheme://host:port")
+    return url
+
+
+Text = Annotated[str, Field(min_length=1)]
+Secret = Annotated[str, AfterValidator(_MaskedText)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+PathFromHere = Annotated[Path, AfterValidator(lambda path: HERE / path)]
+
+
 def read_variables(path: Path) -> dict[str, str]:
-    """Return the KEY=VALUE lines of a variables file; no file is no variables."""
-    variables = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        name, separator, value = line.strip().removeprefix("export ").partition("=")
-        if separator and not name.startswith("#"):
-            variables[name.strip()] = value.strip().strip("\"'")
+    """Return the variables of a NAME=value file; no file is no variables.
+
+    Raises InvalidSetting, without the line's text, which may hold a secret.
+    """
+    variables: dict[str, str] = {}
+    if not path.exists():
+        return variables
+    with path.open(encoding="utf-8", newline="") as file:
+        for binding in dotenv.parser.parse_stream(file):
+            if binding.error or (binding.key is not None and binding.value is None):
+                raise InvalidSetting(f"{path.name} line {_line_of(binding)}: expected NAME=value")
+            if binding.key is not None and binding.value is not None:
+                variables[binding.key] = binding.value
     return variables
 
 
-class Settings:
-    """Typed access to variables; every error names the variable."""
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = variables
-
-    def text(self, name: str, default: str) -> str:
-        """Return the variable as it is written."""
-        return self._variables.get(name, default)
-
-    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
-        """Return the variable, one of `choices`."""
-        value = self.text(name, default)
-        if value not in choices:
-            raise InvalidSetting(f"{name}: expected one of {', '.join(choices)}, was {value!r}")
-        return value
-
-    def integer(self, name: str, default: int, least: int, most: int) -> int:
-        """Return the variable as a whole number from `least` to `most`."""
-        value = self.text(name, str(default))
-        try:
-            number = int(value)
-        except ValueError:
-            number = least - 1
-        if not least <= number <= most:
-            raise InvalidSetting(f"{name}: expected a whole number from {least} to {most}, was {value!r}")
-        return number
-
-    def amount(self, name: str, default: str) -> Decimal:
-        """Return the variable as an exact amount above zero."""
-        value = self.text(name, default)
-        try:
-            number = Decimal(value)
-        except InvalidOperation:
-            number = Decimal("NaN")
-        if not number.is_finite() or number <= 0:
-            raise InvalidSetting(f"{name}: expected a number above zero, was {value!r}")
-        return number
-
-    def switch(self, name: str, default: bool) -> bool:
-        """Return the variable as on or off."""
-        value = self.text(name, str(default)).lower()
-        if value not in {"true", "false", "1", "0"}:
-            raise InvalidSetting(f"{name}: expected true, false, 1 or 0, was {value!r}")
-        return value in {"true", "1"}
+def _line_of(binding: dotenv.parser.Binding) -> int:
+    text = binding.original.string
+    return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
 
 
-def _read() -> Settings:
-    return Settings({**read_variables(HERE / "variables.env"), **os.environ})
+class _Variables(BaseSettings):
+    """How settings are read: names as they are written, from the environment and from the file."""
+
+    model_config = SettingsConfigDict(
+        case_sensitive=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the environment, then the file."""
+        del init_settings, dotenv_settings, file_secret_settings
+        return env_settings, InitSettingsSource(settings_cls, dict(read_variables(VARIABLES_FILE)))
 
 
-class Config:
-    """The settings, under the names that the owner gave; the README's table says what each means."""
+class Servers(_Variables):
+    """Where the two servers are, and how setup.sh runs them."""
 
-    _read = _read()
-    try:
-        # Database
-        DB_CONFIG = {
-            "database": _read.text("POSTGRES_DB", "postgres"),
-            "host": _read.text("POSTGRES_HOST", "localhost"),
-            "user": _read.text("POSTGRES_USER", "postgres"),
-            "password": _read.text("POSTGRES_PASSWORD", "guest"),
-            "port": str(_read.integer("POSTGRES_PORT", 5433, 1, 65535)),
+    # Database
+    POSTGRES_HOST: Text = "localhost"
+    POSTGRES_PORT: Port = 5433
+    POSTGRES_USER: Text = "postgres"
+    POSTGRES_PASSWORD: Annotated[Secret, Field(min_length=1)] = _MaskedText("guest")
+    POSTGRES_DB: Text = "postgres"
+
+    # Broker
+    RABBITMQ_HOST: Text = "localhost"
+    RABBITMQ_PORT: Port = 5672
+    RABBITMQ_DEFAULT_USER: Text = "guest"
+    RABBITMQ_DEFAULT_PASS: Annotated[Secret, Field(min_length=1)] = _MaskedText("guest")
+    RABBITMQ_VHOST: Text = "/"
+    RABBITMQ_MANAGEMENT_PORT: Port = 15672
+
+    # setup.sh
+    INFRASTRUCTURE: Literal["auto", "docker", "native"] = "auto"
+    PGDATA_PATH: Text = "./pgdata"
+    RABBITMQ_DATA_PATH: Text = "./rabbitmq_data"
+    RABBITMQ_HOSTNAME: Text = "my-rabbit"
+    CONTAINER_NAME_DB: Text = "timescaledb"
+    CONTAINER_NAME_RABBITMQ: Text = "rabbitMQ"
+
+
+class Settings(Servers):
+    """The settings of the four services."""
+
+    TABLES: ClassVar[dict[str, TableConfig]] = {
+        "orderbook": TableConfig(
+            name="bybit.orderbook",
+            columns=[
+                "topic",
+                "type",
+                "ts_message",
+                "channel",
+                "symbol_name",
+                "update_id",
+                "sequence_id",
+                "side",
+                "price",
+                "size",
+                "ts_orderbook",
+                "matching_key",
+            ],
+        ),
+        "order": TableConfig(
+            name='bybit."order"',
+            columns=[
+                "channel",
+                "symbol_name",
+                "price",
+                "size",
+                "type",
+                "flux",
+                "ts_orderbook",
+                "order_id",
+                "action",
+                "spread_id",
+                "placed_at",
+                "execution_id",
+                "request_key",
+            ],
+        ),
+    }
+
+    # Database
+    DUMP_ORDERBOOK_TO_DB: Switch = True
+    DUMP_ORDER_TO_DB: Switch = True
+    RETENTION_DAYS: int = Field(default=0, ge=0, le=36_500)
+
+    # Broker
+    RABBITMQ_HEARTBEAT: int = Field(default=10, ge=1, le=3600)
+    RABBITMQ_TLS: Switch = False
+    RABBITMQ_CA_FILE: str = ""
+    RABBITMQ_FAST_PATH: Switch = True
+    ALLOW_REMOTE_GUEST: Switch = False
+
+    # Exchange
+    BYBIT_ENVIRONMENT: Literal["demo", "testnet", "mainnet"] = "demo"
+    BYBIT_WS_URL: BaseUrl = ""
+    BYBIT_REST_URL: BaseUrl = ""
+    ORDERBOOK_DEPTH: int = Field(default=50, ge=1, le=1000)
+    STREAM_SILENCE_MS: int = Field(default=5000, ge=100, le=600_000)
+    API_KEY: Secret = _MaskedText()
+    API_SECRET: Secret = _MaskedText()
+
+    # Collector
+    COLLECTOR_HOST: Text = "127.0.0.1"
+    COLLECTOR_PORT: Port = 8000
+    RESTORE_SUBSCRIPTIONS: Switch = True
+    PUBLISH_BUFFER: int = Field(default=20_000, ge=100, le=10_000_000)
+
+    # Signal engine
+    MAX_BOOK_AGE_MS: int = Field(default=10_000, ge=0, le=86_400_000)
+    MAX_LAG_MS: int = Field(default=1000, ge=0, le=86_400_000)
+    # As long as an order is valid (ORDER_TIMEOUT_MS): a price older than that is no basis for a new order.
+    # A healthy stream stays within some hundred milliseconds of its smallest lag.
+    MAX_BOOK_LAG_MS: int = Field(default=2000, ge=0, le=86_400_000)
+    MAX_PRICE_RATIO: Decimal = Field(default=Decimal("1.5"), ge=1)
+    ORDER_TIMEOUT_MS: int = Field(default=2000, ge=1, le=3_600_000)
+    CONSECUTIVE_UPDATES: Switch = True
+    CLOSE_RULE: Literal["seed", "signed"] = "seed"
+    # Fractions of an order's value. No taker pays 2 %: a larger number was meant in per cent.
+    TAKER_FEE_SPOT: Decimal = Field(default=Decimal(0), ge=0, le=Decimal("0.02"))
+    TAKER_FEE_LINEAR: Decimal = Field(default=Decimal(0), ge=0, le=Decimal("0.02"))
+    MIN_PROFIT_BPS: Decimal = Field(default=Decimal(0), ge=0, le=10_000)
+    SIGNAL_PARTITIONS: int = Field(default=0, ge=0, le=1024)
+
+    # Trading engine
+    MAX_RISK_OPEN_POSITION: Decimal = Field(default=Decimal(1_000_000), gt=0)
+    RISK_MODEL: Literal["cash", "position"] = "cash"
+    UNIQUE_ORDER: Switch = True
+    REAL_ORDER_SENDING: Switch = False
+    REAL_MONEY: Switch = False
+    JOURNAL_PATH: PathFromHere = Field(default=Path("journal"), validate_default=True)
+
+    LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def DB_CONFIG(self) -> dict[str, str]:  # noqa: N802 - the owner's name
+        """Arguments of psycopg2.connect."""
+        return {
+            "database": self.POSTGRES_DB,
+            "host": self.POSTGRES_HOST,
+            "user": self.POSTGRES_USER,
+            "password": self.POSTGRES_PASSWORD,
+            "port": str(self.POSTGRES_PORT),
         }
-        TABLES = {
-            "orderbook": TableConfig(
-                name="bybit.orderbook",
-                columns=[
-                    "topic",
-                    "type",
-                    "ts_message",
-                    "channel",
-                    "symbol_name",
-                    "update_id",
-                    "sequence_id",
-                    "side",
-                    "price",
-                    "size",
-                    "ts_orderbook",
-                    "matching_key",
-                ],
-            ),
-            "order": TableConfig(
-                name='bybit."order"',
-                columns=[
-                    "channel",
-                    "symbol_name",
-                    "price",
-                    "size",
-                    "type",
-                    "flux",
-                    "ts_orderbook",
-                    "order_id",
-                    "action",
-                    "spread_id",
-                    "placed_at",
-                    "execution_id",
-                    "request_key",
-                ],
-            ),
+
+    @property
+    def BROKER_CONFIG(self) -> dict[str, Any]:  # noqa: N802 - named like DB_CONFIG
+        """Arguments of blackbird.broker.session.connection_parameters."""
+        return {
+            "host": self.RABBITMQ_HOST,
+            "port": self.RABBITMQ_PORT,
+            "virtual_host": self.RABBITMQ_VHOST,
+            "user": self.RABBITMQ_USER,
+            "password": self.RABBITMQ_PASSWORD,
+            "heartbeat": self.RABBITMQ_HEARTBEAT,
         }
 
-        # Broker
-        RABBITMQ_HOST = _read.text("RABBITMQ_HOST", "localhost")
-        RABBITMQ_PORT = _read.integer("RABBITMQ_PORT", 5672, 1, 65535)
-        RABBITMQ_USER = _read.text("RABBITMQ_DEFAULT_USER", "guest")
-        RABBITMQ_PASSWORD = _read.text("RABBITMQ_DEFAULT_PASS", "guest")
-        RABBITMQ_VHOST = _read.text("RABBITMQ_VHOST", "/")
-        RABBITMQ_HEARTBEAT = _read.integer("RABBITMQ_HEARTBEAT", 10, 1, 3600)
-        BROKER_CONFIG: ClassVar[dict[str, Any]] = {
-            "host": RABBITMQ_HOST,
-            "port": RABBITMQ_PORT,
-            "virtual_host": RABBITMQ_VHOST,
-            "user": RABBITMQ_USER,
-            "password": RABBITMQ_PASSWORD,
-            "heartbeat": RABBITMQ_HEARTBEAT,
-        }
-        ALLOW_REMOTE_GUEST = _read.switch("ALLOW_REMOTE_GUEST", False)
+    @property
+    def RABBITMQ_USER(self) -> str:  # noqa: N802 - the owner's name
+        """RABBITMQ_DEFAULT_USER."""
+        return self.RABBITMQ_DEFAULT_USER
 
-        # Exchange
-        BYBIT_ENVIRONMENT = _read.choice("BYBIT_ENVIRONMENT", "demo", ("demo", "testnet", "mainnet"))
-        BYBIT_WS_URL = _read.text("BYBIT_WS_URL", "").rstrip("/")
-        BYBIT_REST_URL = _read.text("BYBIT_REST_URL", "").rstrip("/")
-        ORDERBOOK_DEPTH = _read.integer("ORDERBOOK_DEPTH", 50, 1, 1000)
-        STREAM_SILENCE_MS = _read.integer("STREAM_SILENCE_MS", 5000, 100, 600_000)
-        API_KEY = _read.text("API_KEY", "")
-        API_SECRET = _read.text("API_SECRET", "")
+    @property
+    def RABBITMQ_PASSWORD(self) -> str:  # noqa: N802 - the owner's name
+        """RABBITMQ_DEFAULT_PASS."""
+        return self.RABBITMQ_DEFAULT_PASS
 
-        # Collector
-        COLLECTOR_HOST = _read.text("COLLECTOR_HOST", "127.0.0.1")
-        COLLECTOR_PORT = _read.integer("COLLECTOR_PORT", 8000, 1, 65535)
-        RESTORE_SUBSCRIPTIONS = _read.switch("RESTORE_SUBSCRIPTIONS", True)
-        PUBLISH_BUFFER = _read.integer("PUBLISH_BUFFER", 20_000, 100, 10_000_000)
-
-        # Signal
-        MAX_BOOK_AGE_MS = _read.integer("MAX_BOOK_AGE_MS", 10_000, 0, 86_400_000)
-        ORDER_TIMEOUT_MS = _read.integer("ORDER_TIMEOUT_MS", 2000, 1, 3_600_000)
-        CONSECUTIVE_UPDATES = _read.switch("CONSECUTIVE_UPDATES", True)
-
-        # Trading engine
-        MAX_RISK_OPEN_POSITION = _read.amount("MAX_RISK_OPEN_POSITION", "1000000")
-        UNIQUE_ORDER = _read.switch("UNIQUE_ORDER", True)
-        REAL_ORDER_SENDING = _read.switch("REAL_ORDER_SENDING", False)
-        JOURNAL_PATH = HERE / _read.text("JOURNAL_PATH", "journal")
-
-        # Database switches
-        DUMP_ORDERBOOK_TO_DB = _read.switch("DUMP_ORDERBOOK_TO_DB", True)
-        DUMP_ORDER_TO_DB = _read.switch("DUMP_ORDER_TO_DB", True)
-
-        LOG_LEVEL = _read.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
-
-        if REAL_ORDER_SENDING and not (API_KEY and API_SECRET):
+    @model_validator(mode="after")
+    def _keys_for_real_orders(self) -> Self:
+        if self.REAL_ORDER_SENDING and not (self.API_KEY and self.API_SECRET):
             raise InvalidSetting("REAL_ORDER_SENDING: expected API_KEY and API_SECRET with it, were empty")
-        if not ALLOW_REMOTE_GUEST:
-            for _variable, _host, _password in (
-                ("POSTGRES_HOST", DB_CONFIG["host"], DB_CONFIG["password"]),
-                ("RABBITMQ_HOST", RABBITMQ_HOST, RABBITMQ_PASSWORD),
-            ):
-                if _password == "guest" and _host not in LOCAL_HOSTS:  # noqa: S105 - it is refused here
-                    raise InvalidSetting(
-                        f"{_variable}: expected a password other than guest for {_host!r}, "
-                        "which is not local; set one, or ALLOW_REMOTE_GUEST=true"
-                    )
+        return self
+
+    @model_validator(mode="after")
+    def _guest_is_local(self) -> Self:
+        for variable, host, password in (
+            ("POSTGRES_HOST", self.POSTGRES_HOST, self.POSTGRES_PASSWORD),
+            ("RABBITMQ_HOST", self.RABBITMQ_HOST, self.RABBITMQ_DEFAULT_PASS),
+        ):
+            if password == "guest" and host not in LOCAL_HOSTS and not self.ALLOW_REMOTE_GUEST:  # noqa: S105 - it is refused here
+                raise InvalidSetting(
+                    f"{variable}: expected a password other than guest for {host!r}, "
+                    "which is not local; set one, or ALLOW_REMOTE_GUEST=true"
+                )
+        return self
+
+
+def _expectation(field: FieldInfo) -> str:
+    """Return in words what a field takes."""
+    limits = {type(each): each for each in field.metadata}
+    least, most = limits.get(Ge), limits.get(Le)
+    if typing.get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(typing.get_args(field.annotation))}"
+    if field.annotation is bool:
+        return "true, false, 1 or 0"
+    if MinLen in limits:
+        return "a value"
+    kind = "a whole number" if field.annotation is int else "a number"
+    if isinstance(least, Ge) and isinstance(most, Le):
+        return f"{kind} from {least.ge} to {most.le}"
+    if isinstance(least, Ge):
+        return f"{kind} of at least {least.ge}"
+    return f"{kind} above zero" if Gt in limits else kind
+
+
+def _raise_invalid(error: ValidationError, kind: type[BaseSettings]) -> NoReturn:
+    """Say what the first error is about, in one line."""
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidSetting):
+        raise cause from None
+    name = str(first["loc"][0])
+    field = kind.model_fields[name]
+    expected = str(cause) if cause else f"expected {_expectation(field)}"
+    found = "" if isinstance(field.default, _MaskedText) else f", was {first['input']!r}"
+    raise InvalidSetting(f"{name}: {expected}{found}") from None
+
+
+@functools.cache
+def read_settings() -> Settings:
+    """Read all settings, once a process; raises InvalidSetting."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        _raise_invalid(error, Settings)
+
+
+class _SettingsAtFirstUse:
+    """Stand-in for the settings until one is asked for: an import must neither fail nor end a process."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Tools that inspect a module ask every object in it for such names.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(read_settings(), name)
+
+
+Config = cast("Settings", _SettingsAtFirstUse())
+
+
+def check_settings() -> None:
+    """End a service with one line that names the variable where a setting makes no sense."""
+    try:
+        read_settings()
     except InvalidSetting as error:
         raise SystemExit(f"setting {error}") from None
+
+
+def settings_in_force() -> str:
+    """Return all settings as one line of NAME=value, secrets masked."""
+    settings = read_settings()
+    return " ".join(f"{name}={_shown(getattr(settings, name))}" for name in Settings.model_fields)
+
+
+def _shown(value: object) -> str:
+    return repr(value).strip("'") if isinstance(value, _MaskedText) else str(value)
+
+
+def unknown_names() -> dict[str, str | None]:
+    """Return the names that no setting has, each with the known name that was probably meant.
+
+    Of `variables.env` every unknown name; of the environment, which holds other programs' names too, only
+    those that are nearly a setting's.
+    """
+    known = {*Settings.model_fields, *OTHER_NAMES}
+    unknown: dict[str, str | None] = {}
+    for name in read_variables(VARIABLES_FILE).keys() - known:
+        unknown[name] = next(iter(difflib.get_close_matches(name, known, 1)), None)
+    for name in os.environ.keys() - known:
+        if meant := difflib.get_close_matches(name, known, 1, 0.92):
+            unknown[name] = meant[0]
+    return unknown
+
+
+def log_settings() -> None:
+    """Log the settings in force, and a warning for each name that is not one."""
+    for name, meant in sorted(unknown_names().items()):
+        logger.warning("setting %s is unknown and has no effect%s", name, f": {meant}?" if meant else "")
+    logger.info("settings: %s", settings_in_force())

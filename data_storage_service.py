@@ -28,7 +28,7 @@ from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.storage.batch import Batch
 from blackbird.storage.orderbook_store import OrderbookStore, orderbook_lines, update_key
-from config import Config
+from config import Config, check_settings, log_settings
 from database_manager import (
     LONGEST_PAUSE,
     DatabaseManager,
@@ -185,8 +185,15 @@ class DataStorageService:
 
 def main() -> None:
     """Run the data storage service."""
+    check_settings()
     sys.setswitchinterval(SWITCH_SECONDS)
-    run_service("data storage", DataStorageService().serve, log_level=Config.LOG_LEVEL, pace=PACE)
+    run_service(
+        "data storage",
+        DataStorageService().serve,
+        log_level=Config.LOG_LEVEL,
+        pace=PACE,
+        on_start=log_settings,
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -26,7 +26,7 @@ from blackbird.bybit.stream import DEPTHS
 from blackbird.collector.feed_manager import FeedManager
 from blackbird.collector.http_api import create_app
 from blackbird.runtime.process import run_service
-from config import Config
+from config import Config, check_settings, log_settings
 
 logger = logging.getLogger(__name__)
 # Pushes that come within this many seconds go to the broker together: what it costs is above all wake-ups.
@@ -75,13 +75,11 @@ async def serve(stop: asyncio.Event, listening: socket.socket) -> None:
             raise outcome
 
 
-def check_settings(environment: Mapping[str, Any]) -> None:
-    """End the process with one line where settings of the collector make no sense together."""
-    asked = environment["ORDERBOOK_DEPTH"]
+def check_exchange_settings(asked: int, url: str) -> None:
+    """End the process with one line where the exchange has no such depth, or the URL is no stream's."""
     if not any(asked in depths for depths in DEPTHS.values() if depths != DEPTHS["option"]):
         expected = ", ".join(map(str, DEPTHS["spot"]))
         raise SystemExit(f"setting ORDERBOOK_DEPTH: expected one of {expected}, was {asked}")
-    url = environment["BYBIT_WS_URL"]
     if url and not url.startswith(("ws://", "wss://")):
         raise SystemExit(f"setting BYBIT_WS_URL: expected ws://... or wss://..., was {url!r}")
 
@@ -97,11 +95,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 def main() -> None:
     """Run the collector as a process."""
-    check_settings(vars(Config))
+    check_settings()
+    check_exchange_settings(Config.ORDERBOOK_DEPTH, Config.BYBIT_WS_URL)
     use_exchange(Config.BYBIT_WS_URL)
     listening = listen(Config.COLLECTOR_HOST, Config.COLLECTOR_PORT)
     run_service(
-        "market data collector", lambda stop: serve(stop, listening), log_level=Config.LOG_LEVEL, pace=PACE
+        "market data collector",
+        lambda stop: serve(stop, listening),
+        log_level=Config.LOG_LEVEL,
+        pace=PACE,
+        on_start=log_settings,
     )
 
 

@@ -44,7 +44,7 @@ from blackbird.signals.snapshot_requests import SnapshotRequest
 from blackbird.trading.orders import Order, Reply
 from blackbird.trading.signal import OrderScan, Signal
 from blackbird.trading.spreads import OpenSpreads, Pair, Spread
-from config import Config
+from config import Config, check_settings, log_settings
 
 __all__ = ["OpenSpreads", "OrderManager", "Pair", "Signal", "SignalService", "Spread"]
 
@@ -399,13 +399,19 @@ class SignalService:
 
 def main() -> None:
     """Run the signal service."""
+    check_settings()
     signal = Signal(
         clock=milliseconds,
         stale_after_ms=Config.MAX_BOOK_AGE_MS,
         order_timeout_ms=Config.ORDER_TIMEOUT_MS,
         consecutive=Config.CONSECUTIVE_UPDATES,
     )
-    run_service("signal engine", SignalService(signal, OrderManager()).serve, log_level=Config.LOG_LEVEL)
+    run_service(
+        "signal engine",
+        SignalService(signal, OrderManager()).serve,
+        log_level=Config.LOG_LEVEL,
+        on_start=log_settings,
+    )
 
 
 if __name__ == "__main__":

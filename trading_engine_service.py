@@ -35,7 +35,7 @@ from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.trading.engine import TradingEngine, request_key
 from blackbird.trading.orders import ACK, NOT_ACK, Order, Record, Reply, decode_request, encode_reply
-from config import Config
+from config import Config, check_settings, log_settings
 from database_manager import LONGEST_PAUSE, DatabaseUnavailable, RowsRejected
 
 logger = logging.getLogger(__name__)
@@ -395,9 +395,12 @@ def check_journal_path() -> None:
 
 def main() -> None:
     """Run the trading engine service."""
+    check_settings()
     if Config.DUMP_ORDER_TO_DB:
         check_journal_path()
-    run_service("trading engine", TradingEngineService().serve, log_level=Config.LOG_LEVEL)
+    run_service(
+        "trading engine", TradingEngineService().serve, log_level=Config.LOG_LEVEL, on_start=log_settings
+    )
 
 
 if __name__ == "__main__":

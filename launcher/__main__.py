@@ -182,11 +182,15 @@ def exchange_program() -> Program:
 
 def check_collector_port() -> None:
     """Raise CannotStartError where the collector's port is taken, perhaps by another Blackbird."""
-    from config import Config  # noqa: PLC0415 - its settings are those of the demo where it is one
+    from config import Config, InvalidSetting  # noqa: PLC0415 - its settings are those of the demo where it is one
 
-    if not port_is_free(Config.COLLECTOR_HOST, Config.COLLECTOR_PORT):
+    try:
+        host, port = Config.COLLECTOR_HOST, Config.COLLECTOR_PORT
+    except InvalidSetting as error:
+        raise CannotStartError(f"setting {error}") from None
+    if not port_is_free(host, port):
         raise CannotStartError(
-            f"port {Config.COLLECTOR_PORT} is taken: another Blackbird may be running;"
+            f"port {port} is taken: another Blackbird may be running;"
             " end it, or set COLLECTOR_PORT to a free one"
         )
 

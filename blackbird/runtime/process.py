@@ -40,13 +40,17 @@ def run_service(
     *,
     log_level: str = "INFO",
     pace: float = 0.0,
+    on_start: Callable[[], None] | None = None,
 ) -> None:
     """Run `serve` until it ends after the event that SIGINT or SIGTERM sets, with exit status 0.
 
-    With a `pace` (seconds) its sockets are looked at no more often than that, see PacedSelector. An exception
-    that reaches this edge is logged with its traceback and ends the process with status 1.
+    With a `pace` (seconds) its sockets are looked at no more often than that, see PacedSelector. `on_start`
+    is called once logging works, before anything else. An exception that reaches this edge is logged with its
+    traceback and ends the process with status 1.
     """
     configure_logging(log_level)
+    if on_start is not None:
+        on_start()
     selector = PacedSelector(pace) if pace else selectors.DefaultSelector()
     try:
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
