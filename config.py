@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import io
 import logging
 import os
 import typing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import dotenv.parser
@@ -34,8 +35,10 @@ from pydantic_settings import (
 HERE = Path(__file__).resolve().parent
 VARIABLES_FILE = HERE / "variables.env"
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-# Read elsewhere than here: by setup.sh, by the demo and by the tests.
-OTHER_NAMES = frozenset({"BLACKBIRD_SHARED", "DEMO_NAME", "POSTGRES_BIN_PATH"})
+# Read elsewhere than here: by the demo, the benchmarks and the tests.
+OTHER_NAMES = frozenset({"BLACKBIRD_SHARED", "DEMO_NAME"})
+
+S = TypeVar("S", bound=BaseSettings)
 
 logger = logging.getLogger(__name__)
 
@@ -92,18 +95,44 @@ PathFromHere = Annotated[Path, AfterValidator(lambda path: HERE / path)]
 def read_variables(path: Path) -> dict[str, str]:
     """Return the variables of a NAME=value file; no file is no variables.
 
-    Raises InvalidSetting, without the line's text, which may hold a secret.
+    Raises InvalidSetting, without the value, which may be a secret, for a line that is no variable and for
+    one that `docker compose --env-file` would understand in another way.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSetting(f"{path.name}: expected a readable UTF-8 file, was {error}") from None
     variables: dict[str, str] = {}
-    if not path.exists():
-        return variables
-    with path.open(encoding="utf-8", newline="") as file:
-        for binding in dotenv.parser.parse_stream(file):
-            if binding.error or (binding.key is not None and binding.value is None):
-                raise InvalidSetting(f"{path.name} line {_line_of(binding)}: expected NAME=value")
-            if binding.key is not None and binding.value is not None:
-                variables[binding.key] = binding.value
+    for binding in dotenv.parser.parse_stream(io.StringIO(text)):
+        where = f"{path.name} line {_line_of(binding)}"
+        if binding.error or (binding.key is not None and binding.value is None):
+            raise InvalidSetting(f"{where}: expected NAME=value")
+        if binding.key is not None and binding.value is not None:
+            if not _means_the_same_to_compose(binding):
+                raise InvalidSetting(f"{where}: {binding.key}: {SAME_TO_COMPOSE}")
+            variables[binding.key] = binding.value
     return variables
+
+
+SAME_TO_COMPOSE = (
+    "expected a line that docker compose reads the same: a plain name, single quotes around a value with $,"
+    " no doubled backslash in single quotes, a blank and not a tab before #, no comment in place of a value"
+)
+
+
+def _means_the_same_to_compose(binding: dotenv.parser.Binding) -> bool:
+    """Return whether the line has none of the forms that the two readers understand in different ways."""
+    name, _, written = binding.original.string.strip().partition("=")
+    written = written.strip()
+    if not name.removeprefix("export").strip().isidentifier():
+        return False
+    if written.startswith("'"):
+        return "\\\\" not in written
+    return "$" not in (binding.value or "") and (
+        written.startswith('"') or not ("\t#" in written or (written and not binding.value))
+    )
 
 
 def _line_of(binding: dotenv.parser.Binding) -> int:
@@ -157,6 +186,7 @@ class Servers(_Variables):
     RABBITMQ_HOSTNAME: Text = "my-rabbit"
     CONTAINER_NAME_DB: Text = "timescaledb"
     CONTAINER_NAME_RABBITMQ: Text = "rabbitMQ"
+    POSTGRES_BIN_PATH: str = ""
 
 
 class Settings(Servers):
@@ -324,26 +354,35 @@ def _expectation(field: FieldInfo) -> str:
     return f"{kind} above zero" if Gt in limits else kind
 
 
-def _raise_invalid(error: ValidationError, kind: type[BaseSettings]) -> NoReturn:
-    """Say what the first error is about, in one line."""
+def _invalid(error: ValidationError, kind: type[BaseSettings]) -> InvalidSetting:
+    """Return what the first error is about, in one line."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InvalidSetting):
-        raise cause from None
+        return cause
     name = str(first["loc"][0])
     field = kind.model_fields[name]
     expected = str(cause) if cause else f"expected {_expectation(field)}"
     found = "" if isinstance(field.default, _MaskedText) else f", was {first['input']!r}"
-    raise InvalidSetting(f"{name}: {expected}{found}") from None
+    return InvalidSetting(f"{name}: {expected}{found}")
 
 
 @functools.cache
 def read_settings() -> Settings:
     """Read all settings, once a process; raises InvalidSetting."""
+    return _read(Settings)
+
+
+def read_servers() -> Servers:
+    """Read what setup.sh needs; raises InvalidSetting."""
+    return _read(Servers)
+
+
+def _read(kind: type[S]) -> S:
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
-        _raise_invalid(error, Settings)
+        raise _invalid(error, kind) from None
 
 
 class _SettingsAtFirstUse:

@@ -60,18 +60,23 @@ reset() {
 main() {
   local command=${1-}
   [ $# = 0 ] || shift
-  case $command in help | -h | --help) usage; return ;; esac
-  read_settings
-  find_python
   case $command in
-    "") bring_tools; locked each_server start_server ;;
+    help | -h | --help) usage; return ;;
+    "" | start | stop | status | reset | psql | rabbitmqctl) ;;
+    *) usage >&2; fail "unknown command: $command" ;;
+  esac
+  # Settings and servers are read and asked with the environment's Python.
+  if [ -z "$command" ] || [ ! -x "$here/.venv/bin/python" ]; then bring_tools >&2; fi
+  python=$here/.venv/bin/python
+  read_settings
+  case $command in
+    "") locked each_server start_server ;;
     start) locked each_server start_server "${1-}" ;;
     stop) locked each_server stop_server "${1-}" ;;
     status) status ;;
     reset) reset "${1-}" ;;
     psql) database_client "$@" ;;
     rabbitmqctl) broker_command "$@" ;;
-    *) usage >&2; fail "unknown command: $command" ;;
   esac
 }
 

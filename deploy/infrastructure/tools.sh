@@ -2,11 +2,6 @@
 # uv, the Python environment and git's filter for the lock file.
 
 # Sets python to an interpreter itself: starting it through a shim costs more than what is asked of it.
-find_python() {
-  python=$here/.venv/bin/python
-  [ -x "$python" ] || find_base_python
-}
-
 find_base_python() {
   python=$(python3 -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))' 2>/dev/null) ||
     fail "python3 is missing: Blackbird needs Python 3.11 or later"

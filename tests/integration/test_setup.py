@@ -165,10 +165,11 @@ def another_checkout(folder: Path, original: Setup) -> Setup:
     checkout = folder / "another"
     if not checkout.exists():
         checkout.mkdir()
-        for name in ("setup.sh", "deploy", "variables.env", "docker-compose.yml", ".tools"):
+        for name in ("setup.sh", "deploy", "variables.env", "docker-compose.yml", ".tools", ".venv"):
             (checkout / name).symlink_to(HERE / name)
         (checkout / "setup.sh").unlink()
-        shutil.copy(HERE / "setup.sh", checkout / "setup.sh")
+        for name in ("setup.sh", "config.py"):
+            shutil.copy(HERE / name, checkout / name)
     own = {"PGDATA_PATH": str(checkout / "pgdata"), "RABBITMQ_DATA_PATH": str(checkout / "rabbitmq_data")}
     return Setup(checkout, **{**original.settings, **own})
 
