@@ -1,10 +1,25 @@
 #!/usr/bin/env bash
-# Checks and tests: ./setup.sh, then ruff, mypy and pytest, which gets all arguments.
+# Checks and tests: ./setup.sh, then ruff, mypy, the import rules and pytest, which gets all arguments.
 #   ./run_tests.sh                      everything but what is marked slow or soak
 #   ./run_tests.sh tests/system/test_launcher.py -k restart
 #   ./run_tests.sh -m slow
 set -euo pipefail
 cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
+
+# Of the caller's environment only what finds programs, folders, the network and the two servers: nothing else may
+# cause a failure or hide one.
+kept='HOME|PATH|USER|LOGNAME|TERM|TMPDIR|LANG|XDG_[A-Z]*_HOME|BLACKBIRD_SHARED|CI|HYPOTHESIS_PROFILE|DOCKER_[A-Z_]*'
+kept+='|(HTTPS?|NO|ALL)_PROXY|(https?|no|all)_proxy|(PIP|UV)_[A-Z_]*|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE'
+kept+='|INFRASTRUCTURE|CONTAINER_NAME_[A-Z]*|PGDATA_PATH|POSTGRES_(HOST|PORT|USER|PASSWORD|BIN_PATH)'
+kept+='|RABBITMQ_(HOST|PORT|MANAGEMENT_PORT|DEFAULT_USER|DEFAULT_PASS|DATA_PATH|HOSTNAME)'
+if [ -z "${BLACKBIRD_CLEAN-}" ]; then
+  clean=(BLACKBIRD_CLEAN=1)
+  while IFS= read -r name; do
+    [[ ! $name =~ ^($kept)$ ]] || clean+=("$name=${!name}")
+  done < <(compgen -e)
+  exec env -i "${clean[@]}" ./run_tests.sh "$@"
+fi
+unset BLACKBIRD_CLEAN
 
 # Nothing here may wait for an answer.
 exec </dev/null
@@ -13,6 +28,7 @@ exec </dev/null
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+.venv/bin/lint-imports
 # Three workers on two cores, for tests wait a lot. A file stays on one of them; each test has a virtual host
 # and a database of its own.
 exec .venv/bin/python -m pytest -n 3 --dist loadfile "$@"

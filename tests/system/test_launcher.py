@@ -134,7 +134,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def test_lines_are_marked_with_their_service_and_kept_in_its_log_file(run: Run) -> None:
     speaks = (
-        "import sys; print('one'); print('two', file=sys.stderr, flush=True);"
+        "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True);"
         "sys.stdout.buffer.write(b'caf\\xe9 \\xe2\\x82\\xac\\nno newline'); sys.stdout.flush();"
         f"exec({OBEDIENT!r})"
     )

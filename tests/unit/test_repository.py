@@ -249,32 +249,61 @@ def test_what_tools_and_services_leave_is_ignored() -> None:
     assert subprocess.run(["git", "-C", ROOT, "check-ignore", "-q", "config.py"], check=False).returncode == 1
 
 
-def test_the_test_script_sets_up_checks_and_hands_its_arguments_to_pytest(tmp_path: Path) -> None:
+@pytest.fixture
+def stubbed(tmp_path: Path) -> Path:
+    """The test scripts among stand-ins, which write down how they were called and fail as `broken` says."""
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".venv/bin").mkdir(parents=True)
     for name in ("run_tests.sh", ".ci/run"):
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("setup.sh", ".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/python"):
+    for name in ("setup.sh", *(f".venv/bin/{tool}" for tool in ("ruff", "mypy", "lint-imports", "python"))):
         stub = tmp_path / name
         stub.write_text(
-            f'#!/bin/sh\nread line && exit 9\necho "{stub.name} $*" >> calls\n[ "$BROKEN" != {stub.name} ]\n'
+            "#!/bin/sh\nread line && exit 9\n"
+            f'echo "{stub.name} $*" >> calls\nenv > environment\n[ "$(cat broken)" != {stub.name} ]\n'
         )
         stub.chmod(0o755)
+    return tmp_path
 
+
+def test_the_test_script_sets_up_checks_and_hands_its_arguments_to_pytest(stubbed: Path) -> None:
     def calls(script: str, *arguments: str, broken: str = "") -> tuple[int, list[str]]:
-        (tmp_path / "calls").write_text("")
-        environment = {**os.environ, "BROKEN": broken}
-        command = [str(tmp_path / script), *arguments]
-        status = subprocess.run(command, cwd="/", input=b"yes\n", env=environment, check=False).returncode
-        return status, (tmp_path / "calls").read_text().splitlines()
+        (stubbed / "calls").write_text("")
+        (stubbed / "broken").write_text(broken)
+        command = [str(stubbed / script), *arguments]
+        status = subprocess.run(command, cwd="/", input=b"yes\n", check=False).returncode
+        return status, (stubbed / "calls").read_text().splitlines()
 
     pytest = "python -m pytest -n 3 --dist loadfile"
-    checks = ["setup.sh ", "ruff check .", "ruff format --check .", "mypy "]
+    checks = ["setup.sh ", "ruff check .", "ruff format --check .", "mypy ", "lint-imports "]
     assert calls("run_tests.sh", "-k", "a b") == (
         0,
         [*checks, f"{pytest} -k a b"],
     )
     assert calls(".ci/run") == (0, [*checks, pytest])
     assert calls("run_tests.sh", broken="python") == (1, [*checks, pytest])
-    assert calls("run_tests.sh", broken="mypy") == (1, checks)
+    assert calls("run_tests.sh", broken="mypy") == (1, checks[:4])
     assert calls(".ci/run", broken="setup.sh") == (1, checks[:1])
+
+
+def test_the_tests_see_nothing_of_the_callers_environment_but_what_they_need(stubbed: Path) -> None:
+    (stubbed / "broken").write_text("")
+    needed = {
+        "BLACKBIRD_SHARED": "../elsewhere",
+        "HYPOTHESIS_PROFILE": "long",
+        "HTTPS_PROXY": "http://proxy:1",
+        "PIP_INDEX_URL": "http://index/simple",
+        "POSTGRES_PORT": "5440",
+        "HOME": "/home of mine",
+    }
+    harmful = {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": "/x",
+        "LOG_LEVEL": "DEBUG",
+        "PYTEST_ADDOPTS": "-x",
+        "TMUX": "x",
+    }
+    subprocess.run([stubbed / "run_tests.sh"], env={**os.environ, **needed, **harmful}, check=True)
+    lines = (stubbed / "environment").read_text().splitlines()
+    assert {f"{name}={value}" for name, value in needed.items()} <= set(lines)
+    assert not [line for line in lines if line.partition("=")[0] in {*harmful, "BLACKBIRD_CLEAN"}]
