@@ -35,6 +35,7 @@ start_server() {
   case $answer in
     ready* | missing*) say "$1: $(address_of "$1"), $(who_runs "$1")" ;;
     refused*) fail "$(refusal_of "$1")" ;;
+    full*) fail "the $1 at $(address_of "$1") ($(who_runs "$1")) takes no more connections: ${answer#* }. End some of its clients, or raise its limit" ;;
     *) fail "$(address_of "$1") is not a usable $1: $answer" ;;
   esac
   "prepare_$1"

@@ -227,6 +227,21 @@ def test_other_credentials_are_an_error_that_says_so(pair: Setup, server: str, s
     assert pair.process(server) == before
 
 
+def test_a_server_without_a_free_connection_is_named_for_it(pair: Setup) -> None:
+    pair.query("DROP ROLE IF EXISTS crowd; CREATE ROLE crowd LOGIN PASSWORD 'crowd' CONNECTION LIMIT 0")
+    crowd = pair.with_settings(POSTGRES_USER="crowd", POSTGRES_PASSWORD="crowd")
+    answer = crowd("start", "database")
+    assert answer.status == 1
+    assert "takes no more connections: too many connections for role" in answer.output
+    limited = pair.with_settings(RABBITMQ_VHOST="limited")
+    limited.succeed("start", "broker")
+    limited.succeed("rabbitmqctl", "set_vhost_limits", "-p", "limited", '{"max-connections": 0}')
+    answer = limited("start", "broker")
+    assert answer.status == 1
+    assert "takes no more connections: " in answer.output
+    assert "connection limit" in answer.output
+
+
 def test_something_else_on_the_port_is_an_error_that_says_so(pair: Setup) -> None:
     answer = pair.with_settings(POSTGRES_PORT=pair.settings["RABBITMQ_PORT"])("start", "database")
     assert answer.status == 1
