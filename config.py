@@ -187,6 +187,7 @@ class Servers(_Variables):
     CONTAINER_NAME_DB: Text = "timescaledb"
     CONTAINER_NAME_RABBITMQ: Text = "rabbitMQ"
     POSTGRES_BIN_PATH: str = ""
+    USE_FOREIGN_SERVERS: Switch = False
 
 
 class Settings(Servers):

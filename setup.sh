@@ -12,13 +12,16 @@ usage: ./setup.sh                            bring uv, the Python environment an
        ./setup.sh status                     say what runs where; exit status 1 unless both answer
        ./setup.sh reset [--yes]              empty POSTGRES_DB and RABBITMQ_VHOST, after asking
        ./setup.sh psql [ARGS]                a prompt on the database
-       ./setup.sh rabbitmqctl [ARGS]         a command for the broker
+       ./setup.sh rabbitmqctl [ARGS]         a command for the broker, about RABBITMQ_VHOST unless -p says another
+       ./setup.sh --version
 
 Settings come from the environment, then from variables.env. Other ports and folders
 (POSTGRES_PORT, PGDATA_PATH, RABBITMQ_PORT, RABBITMQ_MANAGEMENT_PORT, RABBITMQ_DATA_PATH,
 with Docker CONTAINER_NAME_DB and CONTAINER_NAME_RABBITMQ too) are another pair of servers.
 TEXT
 }
+
+version() { sed -n 's/^version = "\(.*\)"$/Blackbird \1/p' "$here/pyproject.toml"; }
 
 # shellcheck source=deploy/infrastructure/settings.sh
 . "$here/deploy/infrastructure/settings.sh"
@@ -44,6 +47,12 @@ each_server() {
   esac
 }
 
+# start [broker|database]
+start() {
+  check_packages "$@"
+  locked each_server start_server "$@"
+}
+
 reset() {
   local answer=
   if [ "${1-}" != --yes ]; then
@@ -52,7 +61,7 @@ reset() {
     read -r -p "Type yes to go on: " answer
     [ "$answer" = yes ] || fail "nothing was changed"
   fi
-  locked each_server start_server
+  start
   locked empty_database
   locked empty_virtual_host
 }
@@ -62,6 +71,7 @@ main() {
   [ $# = 0 ] || shift
   case $command in
     help | -h | --help) usage; return ;;
+    --version) version; return ;;
     "" | start | stop | status | reset | psql | rabbitmqctl) ;;
     *) usage >&2; fail "unknown command: $command" ;;
   esac
@@ -69,9 +79,10 @@ main() {
   if [ -z "$command" ] || [ ! -x "$here/.venv/bin/python" ]; then bring_tools >&2; fi
   python=$here/.venv/bin/python
   read_settings
+  find_docker
   case $command in
-    "") locked each_server start_server ;;
-    start) locked each_server start_server "${1-}" ;;
+    "") start ;;
+    start) start "${1-}" ;;
     stop) locked each_server stop_server "${1-}" ;;
     status) status ;;
     reset) reset "${1-}" ;;

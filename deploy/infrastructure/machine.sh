@@ -69,6 +69,26 @@ server_folder() {
   say "$path is a link to $real: the server's user cannot enter the checkout's folder"
 }
 
+# hide_from_tools FOLDER...: linters and git pass by data in the checkout.
+hide_from_tools() {
+  local folder
+  for folder; do
+    case $folder in "$here"/*) [ -e "$folder/.gitignore" ] || printf '*\n' >"$folder/.gitignore" ;; esac
+  done
+}
+
+# may_install: root, or a sudo that works or can ask for a password.
+may_install() {
+  [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && { sudo -n true 2>/dev/null || { : </dev/tty; } 2>/dev/null; }; }
+}
+
+# ask_for_packages PACKAGE...
+ask_for_packages() {
+  local also=
+  case " $* " in *" rabbitmq-server "*) also=" && systemctl disable --now rabbitmq-server" ;; esac
+  fail "packages are missing and installing them needs root: ask an administrator for 'apt-get install -y --no-install-recommends $*$also' (or start Docker); then again"
+}
+
 # as_root COMMAND...
 as_root() {
   if [ "$(id -u)" = 0 ]; then
@@ -76,7 +96,7 @@ as_root() {
   elif command -v sudo >/dev/null; then
     sudo "$@"
   else
-    fail "packages must be installed and there is no sudo: run as root: $*"
+    fail "packages must be installed and there is no sudo: run ./setup.sh as root once"
   fi
 }
 

@@ -8,9 +8,20 @@ install_rabbitmq() {
   [ ! -x "$rabbitmq_bin/rabbitmq-server" ] || return 0
   command -v apt-get >/dev/null || fail "$neither_docker_nor_apt"
   apt_install rabbitmq-server
-  # The package wants its own broker on port 5672 after each boot.
-  [ ! -d /run/systemd/system ] || as_root systemctl disable --quiet rabbitmq-server || true
+  disable_packaged_broker
 }
+
+# The package wants a broker of its own on port 5672 and on all interfaces after each boot, whichever init the machine
+# has then.
+disable_packaged_broker() {
+  {
+    ! command -v systemctl >/dev/null || as_root systemctl disable rabbitmq-server || true
+    ! command -v update-rc.d >/dev/null || as_root update-rc.d rabbitmq-server disable || true
+    as_root rm -f /etc/systemd/system/*.wants/rabbitmq-server.service
+  } >>"$here/.tools/apt.log" 2>&1
+}
+
+missing_package_broker() { [ -x "$rabbitmq_bin/rabbitmq-server" ] || printf 'rabbitmq-server\n'; }
 
 broker_owner() { owner_of "$native_broker/mnesia" rabbitmq; }
 
@@ -88,6 +99,7 @@ native_broker_start() {
   install_rabbitmq
   owner=$(broker_owner)
   server_folder "$native_broker" "$owner"
+  hide_from_tools "$RABBITMQ_DATA_PATH"
   folder=$(readlink -f "$native_broker")
   log=$folder/log/server.log
   own_folder "$folder" "$owner"

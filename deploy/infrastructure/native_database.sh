@@ -7,6 +7,7 @@ timescaledb_packages=(postgresql-17 postgresql-client-17 postgresql-17-timescale
   liblzma5 libpam0g libpcre2-8-0 libpq5 libreadline8t64 libsasl2-2 libselinux1 libssl3t64 libstdc++6 libsystemd0 libtinfo6
   libuuid1 libxml2 libxslt1.1 libxxhash0 libzstd1 zlib1g)
 timescaledb_folder=$here/.tools/timescaledb
+debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # The Debian mirror that this machine uses already, in either format of apt's sources.
 debian_mirror() {
@@ -16,13 +17,13 @@ debian_mirror() {
 
 # Downloads with a private apt state and unpacks into .tools/timescaledb: no root, nothing of the host is changed.
 fetch_timescaledb() {
-  local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg work=$here/.tools/timescaledb.part
-  command -v apt-get >/dev/null && [ -f "$keyring" ] && mirror=$(debian_mirror) && [ -n "$mirror" ] || return 1
+  local mirror work=$here/.tools/timescaledb.part
+  command -v apt-get >/dev/null && [ -f "$debian_keyring" ] && mirror=$(debian_mirror) && [ -n "$mirror" ] || return 1
   say "database: fetching TimescaleDB into .tools/timescaledb"
   rm -rf "$work"
   mkdir -p "$work"/apt/{lists,cache/archives}/partial "$work"/{debs,prefix}
   : >"$work/apt/status"
-  printf 'deb [signed-by=%s] %s trixie main\n' "$keyring" "$mirror" >"$work/apt/sources.list"
+  printf 'deb [signed-by=%s] %s trixie main\n' "$debian_keyring" "$mirror" >"$work/apt/sources.list"
   (download_debs "$work") </dev/null >"$here/.tools/timescaledb.log" 2>&1 || {
     warn "TimescaleDB could not be fetched, see .tools/timescaledb.log"
     rm -rf "$work"
@@ -139,6 +140,12 @@ install_postgres() {
   fi
 }
 
+# What find_postgres could neither find nor fetch without root.
+missing_package_database() {
+  [ -z "${POSTGRES_BIN_PATH-}" ] && [ ! -x "$fetched_bin/postgres" ] && [ -z "$(system_bin)" ] || return 0
+  [ -f "$debian_keyring" ] && [ -n "$(debian_mirror)" ] || printf 'postgresql\n'
+}
+
 database_owner() { owner_of "$native_database/data/PG_VERSION" postgres; }
 
 # native_database_pid: the process of this checkout's own database, if it runs.
@@ -208,6 +215,7 @@ native_database_start() {
   find_postgres
   owner=$(database_owner)
   server_folder "$native_database" "$owner"
+  hide_from_tools "$PGDATA_PATH"
   folder=$(readlink -f "$native_database")
   log=$folder/server.log
   own_folder "$folder" "$owner"

@@ -1,15 +1,23 @@
 # shellcheck shell=bash
 # The two servers, whoever runs them: this checkout natively or in Docker, another one, or somebody else.
 
-neither_docker_nor_apt="no Docker engine answers and there is no apt to install native servers with: start Docker,
+neither_docker_nor_apt="no Docker engine answers and there is no apt to install native servers with: start Docker, \
 or set POSTGRES_HOST and RABBITMQ_HOST (with ports and credentials) to servers that run elsewhere"
 
 # ask database|broker [--wait SECONDS] [--pid PID]: one word and a detail, see answers.py.
 ask() { "$python" "$here/deploy/infrastructure/answers.py" "$@" 9>&-; }
 
+port_of() { if [ "$1" = database ]; then printf '%s' "$POSTGRES_PORT"; else printf '%s' "$RABBITMQ_PORT"; fi; }
+
 address_of() {
   if [ "$1" = database ]; then printf '%s:%s' "$POSTGRES_HOST" "$POSTGRES_PORT"; else printf '%s:%s' "$RABBITMQ_HOST" "$RABBITMQ_PORT"; fi
 }
+
+# native_folder database|broker
+native_folder() { if [ "$1" = database ]; then printf '%s' "$native_database"; else printf '%s' "$native_broker"; fi; }
+
+# has_data FOLDER: there is something in it, or it is closed to this user, as a server's folder is.
+has_data() { [ -d "$1" ] && { [ ! -r "$1" ] || [ -n "$(ls -A "$1")" ]; }; }
 
 on_this_machine() {
   case $(address_of "$1") in localhost:* | 127.* | ::1:*) ;; *) return 1 ;; esac
@@ -33,7 +41,10 @@ start_server() {
     away*) start_own "$1" ;;
   esac
   case $answer in
-    ready* | missing*) say "$1: $(address_of "$1"), $(who_runs "$1")" ;;
+    ready* | missing*)
+      refuse_foreign "$1"
+      say "$1: $(address_of "$1"), $(who_runs "$1")"
+      ;;
     refused*) fail "$(refusal_of "$1")" ;;
     full*) fail "the $1 at $(address_of "$1") ($(who_runs "$1")) takes no more connections: ${answer#* }. End some of its clients, or raise its limit" ;;
     *) fail "$(address_of "$1") is not a usable $1: $answer" ;;
@@ -47,13 +58,53 @@ start_own() {
   if pid=$("native_$1_pid"); then
     fail "this checkout's $1 (process $pid) runs on another port: another port needs another data folder too, or ./setup.sh stop $1 first"
   fi
-  if docker_answers; then
-    docker_start "$1"
-  elif [ "$INFRASTRUCTURE" = docker ]; then
-    fail "no Docker engine answers"
-  else
-    "native_$1_start"
+  choose_way "$1"
+  if [ "$way" = docker ]; then docker_start "$1"; else "native_$1_start"; fi
+}
+
+# choose_way database|broker: sets way to docker or native. What is in the data folder of the other way would not be
+# seen in this one, so that is never decided by whether a Docker engine happens to answer.
+choose_way() {
+  local native docker
+  native=$(native_folder "$1") docker=$(docker_folder "$1")
+  way=$INFRASTRUCTURE
+  if [ "$way" = docker ]; then
+    [ -z "$docker_problem" ] || fail "$docker_problem"
+    ! has_data "$native" || warn "the data of the native $1 stays in $native and is not used (INFRASTRUCTURE=native uses it)"
+  elif [ "$way" = auto ] && [ -z "$docker_problem" ]; then
+    way=docker
+    ! has_data "$native" ||
+      fail "the $1 has data of a native server in $native, and Docker would not use it: INFRASTRUCTURE=native goes on with it, INFRASTRUCTURE=docker leaves it"
+  elif [ "$way" = auto ]; then
+    way=native
+    ! has_data "$docker" ||
+      fail "the $1 has data of Docker in $docker, but $docker_problem: start Docker, or say INFRASTRUCTURE=native for a native server, which starts empty"
+    case $docker_problem in "there is no docker command" | "no Docker engine answers") ;; *) warn "$docker_problem: going on without Docker" ;; esac
   fi
+}
+
+# refuse_foreign database|broker: a server that no Blackbird started must not stand in for this checkout's own data.
+refuse_foreign() {
+  local folder own=
+  for folder in "$(native_folder "$1")" "$(docker_folder "$1")"; do ! has_data "$folder" || own=$folder; done
+  if [ -n "$own" ] && [ "$USE_FOREIGN_SERVERS" = False ] && [[ $(who_runs "$1") = "$not_ours"* ]]; then
+    fail "the $1 at $(address_of "$1") was not started by Blackbird, and this checkout's own data is in $own: stop that $1, \
+or take another port, or say USE_FOREIGN_SERVERS=true to use it as it is"
+  fi
+}
+
+# check_packages [database|broker]: before anything is started, whether an administrator has to install something.
+check_packages() {
+  local server missing=() way
+  ! may_install || return 0
+  for server in ${1:-database broker}; do
+    answer=$(ask "$server")
+    if [[ $answer = away* ]] && on_this_machine "$server" && ! "native_$server_pid" >/dev/null; then
+      choose_way "$server"
+      [ "$way" = docker ] || mapfile -t -O "${#missing[@]}" missing < <("missing_package_$server")
+    fi
+  done
+  [ ${#missing[@]} = 0 ] || ask_for_packages "${missing[@]}"
 }
 
 # answered_by_started database|broker LOG
@@ -73,10 +124,12 @@ refusal_of() {
     "$1" "$(address_of "$1")" "$(who_runs "$1")" "$user" "${answer#* }" "$names"
 }
 
+not_ours="not run by this checkout, used as it is"
+
 # who_runs database|broker: in words.
 who_runs() {
-  local pid folder=$native_broker other
-  [ "$1" = broker ] || folder=$native_database
+  local pid folder other
+  folder=$(native_folder "$1")
   if pid=$("native_$1_pid"); then
     printf 'native (process %s), run by this checkout, data in %s' "$pid" "$folder"
   elif docker_owns "$1"; then
@@ -86,7 +139,7 @@ who_runs() {
     if [ -n "$other" ]; then
       printf 'run by the checkout in %s, used as it is' "$other"
     else
-      printf 'not run by this checkout, used as it is'
+      printf '%s' "$not_ours"
     fi
   fi
 }
@@ -185,9 +238,21 @@ manage_virtual_host() {
   "$python" "$here/deploy/infrastructure/virtual_host.py" "$1" || fail "virtual host $RABBITMQ_VHOST: could not $1 it"
 }
 
-# broker_command ARGS: rabbitmqctl for the broker in use.
+# broker_command ARGS: rabbitmqctl for the broker in use, and for RABBITMQ_VHOST where a command is about one.
 broker_command() {
-  local container
+  local container argument
+  case " $* " in *" -p"* | *" --vhost"*) ;; *)
+    for argument; do
+      case $argument in
+        -*) continue ;;
+        list_vhosts | list_vhost_limits | set_policy_definition) ;;
+        *_queue | *_queues | *_exchanges | *_bindings | *_consumers | *_permissions | *_policy | *_policies | *_parameter | \
+          *_parameters | set_vhost_limits | clear_vhost_limits) set -- "$@" -p "$RABBITMQ_VHOST" ;;
+      esac
+      break
+    done
+    ;;
+  esac
   container=$(docker_container broker) || container=
   if native_broker_pid >/dev/null; then
     (broker_environment && exec "$rabbitmq_bin/rabbitmqctl" "$@")
@@ -207,7 +272,7 @@ stop_server() {
   if pid=$("native_$1_pid"); then
     "native_$1_stop" "$pid"
     say "$1: stopped"
-  elif docker_owns "$1"; then
+  elif container_state "$1" >/dev/null; then
     docker_stop "$1"
     say "$1: container stopped, its data stays"
   else
@@ -217,6 +282,12 @@ stop_server() {
       *) say "$1: left alone, $(who_runs "$1")" ;;
     esac
   fi
+}
+
+# stopped_container database|broker: what status says of a container of ours that does not answer.
+stopped_container() {
+  local state
+  ! state=$(container_state "$1") || printf '; container %s is %s (./setup.sh start starts it, stop removes it)' "$(container_name "$1")" "$state"
 }
 
 status() {
@@ -230,7 +301,7 @@ status() {
         all=1
         ;;
       away*)
-        say "$server: nothing answers at $(address_of "$server")"
+        say "$server: nothing answers at $(address_of "$server")$(stopped_container "$server")"
         all=1
         ;;
       *)

@@ -10,15 +10,34 @@ find_base_python() {
 # Sets uv to the machine's own uv, or to one brought into .tools. The system's and the user's Python stay as they are.
 find_uv() {
   uv=$here/.tools/uv/bin/uv
-  if uv --version >/dev/null 2>&1; then
+  if uv_is_usable uv; then
     uv=uv
-  elif [ ! -x "$uv" ]; then
+  elif ! uv_is_usable "$uv"; then
+    check_python_packages
     say "bringing uv into .tools/uv"
     bring_uv >"$here/.tools/uv.log" 2>&1 || {
       tail -n 5 "$here/.tools/uv.log" >&2
       fail "uv could not be installed (python3 needs venv or pip for that)"
     }
   fi
+}
+
+# uv_is_usable PROGRAM: it runs, and knows what pyproject.toml and uv.lock are written in.
+uv_is_usable() {
+  local least found
+  least=$(sed -n 's/^required-version = ">=\(.*\)"$/\1/p' "$here/pyproject.toml")
+  found=$("$1" --version 2>/dev/null) && found=${found#uv } && found=${found%% *} &&
+    [ "$(printf '%s\n' "$least" "$found" | sort -V | head -n 1)" = "$least" ]
+}
+
+# Without venv and pip uv cannot be brought: say so with all that this machine lacks, before anything is touched.
+check_python_packages() {
+  local packages=(python3-venv)
+  if "$python" -c 'import ensurepip' 2>/dev/null || "$python" -m pip --version >/dev/null 2>&1 || may_install; then
+    return
+  fi
+  [ -x "$rabbitmq_bin/rabbitmq-server" ] || docker version >/dev/null 2>&1 || packages+=(rabbitmq-server)
+  ask_for_packages "${packages[@]}"
 }
 
 bring_uv() {

@@ -9,13 +9,13 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
+from tests.support.setup_script import Setup, gone
 from tests.support.workspace import free_port, free_ports, wait_for
 
 HERE = Path(__file__).resolve().parents[2]
@@ -30,56 +30,6 @@ COUNT = "SELECT count(*) FROM bybit.orderbook"
 
 # Without Docker, so that the test is the same everywhere; the containers have the same commands above them.
 pytestmark = pytest.mark.skipif(shutil.which("apt-get") is None, reason="native servers come from apt")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command printed, and its exit status."""
-
-    status: int
-    output: str
-
-
-class Setup:
-    """A checkout's setup.sh with the settings of one pair of servers."""
-
-    def __init__(self, checkout: Path, **settings: str) -> None:
-        self.checkout = checkout
-        self.settings = settings
-
-    def with_settings(self, **changed: str) -> Setup:
-        return Setup(self.checkout, **{**self.settings, **changed})
-
-    def __call__(self, *arguments: str, stdin: str = "") -> Answer:
-        """Run from another folder; that it returns shows that no server holds the pipe open."""
-        done = subprocess.run(
-            [self.checkout / "setup.sh", *arguments],
-            cwd="/",
-            env={**os.environ, **self.settings},
-            input=stdin,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=120,
-            check=False,
-        )
-        return Answer(done.returncode, done.stdout)
-
-    def succeed(self, *arguments: str, stdin: str = "") -> str:
-        answer = self(*arguments, stdin=stdin)
-        assert answer.status == 0, answer.output
-        return answer.output
-
-    def query(self, sql: str) -> str:
-        return self.succeed("psql", "-XqAtc", sql).strip()
-
-    def process(self, server: str) -> int:
-        """The process that setup.sh started last."""
-        folders = {"database": "PGDATA_PATH", "broker": "RABBITMQ_DATA_PATH"}
-        files = {"database": "data/postmaster.pid", "broker": "server.pid"}
-        pid = int((Path(self.settings[folders[server]]) / "native" / files[server]).read_text().split()[0])
-        assert not gone(pid)
-        return pid
 
 
 def queue_is_there(setup: Setup, *, declare: bool = False) -> bool:
@@ -112,10 +62,6 @@ def settings_of_pair(folder: Path) -> dict[str, str]:
         "RABBITMQ_VHOST": "first",
         "RABBITMQ_DATA_PATH": str(folder / "rabbitmq_data"),
     }
-
-
-def gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
 
 
 def listens(port: str) -> bool:
