@@ -69,7 +69,7 @@ class DataStorageService:
         if not Config.DUMP_ORDERBOOK_TO_DB:
             logger.warning("DUMP_ORDERBOOK_TO_DB is off: order books are acknowledged and thrown away")
         connection: asyncio.Task[Any] = asyncio.create_task(
-            keep_session(connection_parameters(**Config.BROKER_CONFIG), self._open)
+            keep_session(connection_parameters(**Config.BROKER_CONFIG, name="data storage"), self._open)
         )
         writing = asyncio.create_task(self._write())
         stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())

@@ -22,7 +22,7 @@ from typing import Any
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from blackbird.broker.lean_connection import published_at
+from blackbird.broker.properties import published_at
 from blackbird.broker.session import QueueInUse, Session, SessionLost, connection_parameters, keep_session
 from blackbird.broker.topology import (
     EXCHANGE,
@@ -92,7 +92,9 @@ class SignalService:
         """Work until `stop`; then wait for the answer to an order that is out, at most 3 s."""
         self.orders.open_spreads(self._restore)
         tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(keep_session(connection_parameters(**Config.BROKER_CONFIG), self._open)),
+            asyncio.create_task(
+                keep_session(connection_parameters(**Config.BROKER_CONFIG, name="signal engine"), self._open)
+            ),
             asyncio.create_task(self._acknowledge_regularly()),
             asyncio.create_task(self._ask_for_snapshots()),
         ]

@@ -116,7 +116,7 @@ class TradingEngineService:
         if self._store is None:
             logger.warning("DUMP_ORDER_TO_DB is off: exposure, PnL and known orders are in memory alone")
         tasks: list[Coroutine[Any, Any, None]] = [
-            keep_session(connection_parameters(**Config.BROKER_CONFIG), self._open),
+            keep_session(connection_parameters(**Config.BROKER_CONFIG, name="trading engine"), self._open),
             self._answer_orders(),
             self._store_records(),
             self._sync(),

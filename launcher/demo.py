@@ -166,7 +166,7 @@ async def _wait_until_empty(*queues: str) -> None:
 def _waiting(*queues: str) -> list[int]:
     """Return how many messages wait in each of the queues."""
     try:
-        connection = pika.BlockingConnection(connection_parameters(**Config.BROKER_CONFIG))
+        connection = pika.BlockingConnection(connection_parameters(**Config.BROKER_CONFIG, name="demo"))
         try:
             channel = connection.channel()
             return [channel.queue_declare(name, passive=True).method.message_count for name in queues]

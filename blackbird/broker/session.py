@@ -1,227 +1,197 @@
-"""The broker: names of exchange, keys and queues, and a connection that comes back by itself.
+"""Sessions with the broker.
 
 One `Session` is one connection with one channel. Whatever goes wrong with it (broker gone, exchange or queue
-deleted, another process has the queue to itself) ends the session, and `keep_session` starts the next one:
+deleted, another process has the queue to itself) ends the session, and `keep_session` opens the next one:
 starting and recovering are the same path.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
-import pika
-import pika.exceptions
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from blackbird.broker.lean_connection import LeanConnection
-from blackbird.broker.topology import (
-    DEAD_LETTER_EXPIRATION,
-    EXCHANGE,
-    FEED_QUEUES,
-    PERSISTENT,
-    QUEUE_ARGUMENTS,
-)
+from blackbird.broker.acknowledgements import Acknowledgements
+from blackbird.broker.connection import Connection, OnBlocked
+from blackbird.broker.declarations import Declarations
+from blackbird.broker.errors import QueueInUse, SessionLost, session_loss
+from blackbird.broker.handler_edge import DeadLetter, guarded, guarded_confirm, settled_first
+from blackbird.broker.parameters import BrokerParameters, connection_parameters
+from blackbird.broker.rpc import Rpc
+from blackbird.broker.stream import OnMessage
+from blackbird.broker.topology import QUEUE_ARGUMENTS, dead_letter_properties, dead_letter_queue
 from blackbird.runtime.throttled_log import ThrottledLog
+
+__all__ = [
+    "OnMessage",
+    "QueueInUse",
+    "Session",
+    "SessionLost",
+    "connection_parameters",
+    "keep_session",
+]
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
-# Somebody may delete what a service has declared, and not every deletion is told to it.
+# What a service has declared may be deleted, and the service does not learn of every deletion.
 REDECLARE_SECONDS = 2.0
-# A broker that does not answer a close in this time is not waited for.
-CLOSE_SECONDS = 2.0
-
-OnMessage = Callable[[Channel, Basic.Deliver, BasicProperties, bytes], None]
-
-
-class SessionLost(Exception):
-    """The session ended; everything not acknowledged or confirmed on it is open again."""
-
-
-class QueueInUse(SessionLost):
-    """Another process consumes the queue and has it to itself."""
-
-
-def connection_parameters(
-    *, host: str, port: int, virtual_host: str, user: str, password: str, heartbeat: int
-) -> pika.ConnectionParameters:
-    """Return the parameters of a connection; `heartbeat` is in seconds."""
-    return pika.ConnectionParameters(
-        host=host,
-        port=port,
-        virtual_host=virtual_host,
-        credentials=pika.PlainCredentials(user, password),
-        heartbeat=heartbeat,
-        socket_timeout=5,
-        stack_timeout=10,
-    )
+# Nothing is bound to it.
+ALARM_PROBE = "blackbird.alarm-probe"
 
 
 class Session:
-    """One connection with one channel, as long as both live.
+    """One connection with one channel, for as long as both live.
 
-    Methods that ask the broker something raise SessionLost when the session ends before the answer.
+    Methods that wait for an answer of the broker raise SessionLost when the session ends before it. `lost` is
+    done, with that exception, when the session has ended.
     """
 
-    # Queues that are there with other arguments than ours: declaring those ends the session.
-    _declared_by_others: ClassVar[set[str]] = set()
-
-    def __init__(self) -> None:
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Whoever waits sees the exception; nobody waiting is no error.
-        self.lost.add_done_callback(lambda lost: lost.cancelled() or lost.exception())
-        # Done with the socket closed, which is some time after the channel has told the loss.
-        self._gone = asyncio.Event()
-        self._connection: LeanConnection | None = None
-        self._channel: Channel | None = None
-        self._queues: set[str] = set()
-        self._feed = False
+    def __init__(
+        self, connection: Connection, channel: Channel, lost: asyncio.Future[None], foreign_queues: set[str]
+    ) -> None:
+        self.lost = lost
+        self._connection = connection
+        self._channel = channel
+        self._rpc = Rpc(lost)
+        self._acknowledgements = Acknowledgements()
+        self._alarm_probe: Channel | None = None
+        fast = connection.parameters.fast_path
+        self._fast_path = connection.stream if fast else None
+        self._send = partial(connection.stream.publish, channel) if fast else channel.basic_publish
+        declarations = Declarations(channel, self._rpc, foreign_queues)
+        self.declare_queue = declarations.declare_queue
+        self.declare_feed = declarations.declare_feed
+        self.declare_private_queue = declarations.declare_private_queue
+        self.bind = declarations.bind
+        self._redeclare = declarations.redeclare
+        channel.add_on_close_callback(lambda _, error: self._end(session_loss(error)))
+        channel.add_on_cancel_callback(lambda _: self._end(SessionLost("a queue was deleted")))
 
     @classmethod
-    async def open(cls, parameters: pika.ConnectionParameters) -> Session:
-        """Connect and open a channel; raises SessionLost where that fails."""
-        session = cls()
-        opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        connection = LeanConnection(
-            parameters,
-            on_open_callback=lambda _: _resolve(opened),
-            on_open_error_callback=session._on_gone,
-            on_close_callback=session._on_gone,
-        )
-        session._connection = connection
+    async def open(cls, parameters: BrokerParameters, foreign_queues: set[str] | None = None) -> Session:
+        """Connect and open a channel; raises SessionLost where that fails.
+
+        `foreign_queues` is kept from session to session, see Declarations.
+        """
+        lost = _new_lost()
+        connection = Connection(parameters, partial(_lose, lost))
         try:
-            await session._answer(opened)
-            connection.add_on_connection_blocked_callback(
-                lambda *_: logger.warning("the broker takes nothing: it is short of memory or disk")
-            )
-            connection.add_on_connection_unblocked_callback(
-                lambda *_: logger.info("the broker takes messages again")
-            )
-            channel: Channel = await session._ask(lambda done: connection.channel(on_open_callback=done))
+            channel = await connection.open(Rpc(lost))
         except BaseException:
-            session.close()
+            connection.close()
             raise
-        channel.add_on_close_callback(lambda _, error: session._end(_channel_loss(error)))
-        channel.add_on_cancel_callback(lambda _: session._end(SessionLost("a queue was deleted")))
-        session._channel = channel
-        return session
+        return cls(connection, channel, lost, set() if foreign_queues is None else foreign_queues)
+
+    # --- state -----------------------------------------------------------------------------------
 
     @property
     def channel(self) -> Channel:
         """The channel; raises SessionLost when the session has ended."""
-        if self._channel is None or self.lost.done():
+        if not self.is_open:
             raise SessionLost("not connected")
         return self._channel
 
     @property
     def is_open(self) -> bool:
-        """Tell whether the session still lives."""
-        return self._channel is not None and not self.lost.done()
+        """Return whether the session still lives."""
+        return bool(self._channel.is_open) and not self.lost.done()
 
-    async def declare_queue(self, name: str) -> int:
-        """Declare one of the durable queues and return how many messages wait in it.
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker takes no messages of this session (memory or disk alarm), None while it does."""
+        return self._connection.blocked
 
-        Where somebody has declared it with other arguments the session ends, and the next takes it as it is.
-        """
-        channel = self.channel
-        self._queues.add(name)
-        arguments = QUEUE_ARGUMENTS[name] or None
-        passive = name in self._declared_by_others
-        try:
-            declared = await self._ask(
-                lambda done: channel.queue_declare(
-                    name, passive=passive, durable=True, arguments=arguments, callback=done
-                )
-            )
-        except SessionLost as error:
-            if passive:
-                self._declared_by_others.discard(name)  # it has gone
-            elif "PRECONDITION_FAILED - inequivalent arg" in str(error):
-                self._declared_by_others.add(name)
-                logger.warning("queue %s is there with other arguments, and used as it is: %s", name, error)
-            raise
-        return int(declared.method.message_count)
+    def on_blocked(self, callback: OnBlocked) -> None:
+        """Call `callback` with the new value whenever `blocked` changes."""
+        self._connection.on_blocked.append(callback)
 
-    async def declare_feed(self) -> None:
-        """Declare the exchange and the queues bound to it, as every service that reads or writes it does."""
-        channel = self.channel
-        self._feed = True
-        await self._ask(
-            lambda done: channel.exchange_declare(
-                EXCHANGE, exchange_type="topic", durable=True, callback=done
-            )
-        )
-        for queue, key in FEED_QUEUES.items():
-            await self.declare_queue(queue)
-            await self.bind(queue, key)
+    # --- topology --------------------------------------------------------------------------------
 
     async def redeclare(self) -> None:
-        """Declare what this session has declared, should it have gone since."""
-        if self._feed:
-            await self.declare_feed()
-        for queue in self._queues - FEED_QUEUES.keys():
-            await self.declare_queue(queue)
+        """Declare and bind again what this session has declared and bound, and look for an alarm."""
+        if self._alarm_probe is not None and self._alarm_probe.is_open:
+            self._alarm_probe.basic_publish("", ALARM_PROBE, b"")
+        await self._redeclare()
 
-    async def declare_private_queue(self) -> str:
-        """Declare a queue of this session's own, gone with it, and return its name."""
-        channel = self.channel
-        declared = await self._ask(
-            lambda done: channel.queue_declare("", exclusive=True, auto_delete=True, callback=done)
-        )
-        return str(declared.method.queue)
-
-    async def bind(self, queue: str, key: str) -> None:
-        """Bind `queue` to the routing key of the exchange."""
-        channel = self.channel
-        await self._ask(lambda done: channel.queue_bind(queue, EXCHANGE, key, callback=done))
+    # --- consuming -------------------------------------------------------------------------------
 
     async def set_prefetch(self, messages: int) -> None:
-        """Let at most `messages` be on their way to each consumer that is started after this."""
-        channel = self.channel
-        await self._ask(lambda done: channel.basic_qos(prefetch_count=messages, callback=done))
+        """Let at most `messages` be unacknowledged at each consumer that is started after this."""
+        await self._rpc(lambda done: self.channel.basic_qos(prefetch_count=messages, callback=done))
 
     async def consume(
-        self, queue: str, on_message: OnMessage, *, exclusive: bool = False, auto_ack: bool = False
+        self,
+        queue: str,
+        on_message: OnMessage,
+        *,
+        exclusive: bool = False,
+        auto_ack: bool = False,
+        label: str | None = None,
+        dead_letter: DeadLetter | None = None,
     ) -> str:
         """Start a consumer and return its tag; raises QueueInUse where another has `queue` to itself.
 
-        The dead-letter queue of a durable queue is declared with it.
+        An exception of `on_message` is logged with its traceback; the message goes to `dead_letter` (default:
+        the dead-letter queue; from a queue without one it is dropped) and is acknowledged; the session and
+        its other messages go on. `label` ends the consumer's name in RabbitMQ's screens.
         """
-        channel = self.channel
         if queue in QUEUE_ARGUMENTS:
-            channel.queue_declare(f"{queue}.dead", durable=True)
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        tag = channel.basic_consume(
-            queue,
-            on_message,
-            exclusive=exclusive,
-            auto_ack=auto_ack,
-            callback=lambda frame: _resolve(done, frame),
-        )
-        await self._answer(done)
+            self.channel.queue_declare(dead_letter_queue(queue), durable=True)
+            dead_letter = dead_letter or partial(self.dead_letter, queue)
+        label = label or queue
+        tag = self._connection.parameters.consumer_tag(label)
+        settle = self._acknowledgements.settle if auto_ack else self.acknowledge
+        handler = guarded(on_message, label, dead_letter, settle)
+        if auto_ack:
+            handler = settled_first(handler, settle)
+
+        def start(done: Callable[..., None]) -> None:
+            self.channel.basic_consume(queue, handler, auto_ack, exclusive, tag, callback=done)
+            if self._fast_path is not None:
+                self._fast_path.register(self.channel, tag, handler)
+
+        await self._rpc(start)
         return tag
 
     async def cancel(self, consumer_tag: str) -> None:
         """Stop a consumer; what it was given stays to be acknowledged."""
         channel = self.channel
-        await self._ask(lambda done: channel.basic_cancel(consumer_tag, callback=done))
+        if self._fast_path is not None:
+            self._fast_path.unregister(channel, consumer_tag)
+        await self._rpc(lambda done: channel.basic_cancel(consumer_tag, callback=done))
+
+    def acknowledge(self, delivery_tag: int, *, multiple: bool = False) -> None:
+        """Acknowledge a delivery, with `multiple` all before it too; on an ended session nothing happens.
+
+        Those that are acknowledged already, or were delivered to a consumer with `auto_ack`, are left out.
+        """
+        if not self.is_open:
+            return
+        if multiple:
+            delivery_tag = self._acknowledgements.settle_up_to(delivery_tag)
+            if delivery_tag:
+                self._channel.basic_ack(delivery_tag, multiple=True)
+        elif not self._acknowledgements.is_settled(delivery_tag):
+            self._acknowledgements.settle(delivery_tag)
+            self._channel.basic_ack(delivery_tag)
 
     async def get(self, queue: str) -> tuple[int, BasicProperties, bytes] | None:
         """Take one message (delivery tag, properties, body), or None where the queue is empty."""
         channel = self.channel
-        taken: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        channel.add_callback(lambda _: _resolve(taken, None), [Basic.GetEmpty])
-        channel.basic_get(
-            queue, callback=lambda _, method, props, body: _resolve(taken, (method.delivery_tag, props, body))
-        )
-        message: tuple[int, BasicProperties, bytes] | None = await self._answer(taken)
+
+        def take(done: Callable[..., None]) -> None:
+            channel.add_callback(lambda _: done(None), [Basic.GetEmpty])
+            channel.basic_get(queue, lambda _, method, props, body: done((method.delivery_tag, props, body)))
+
+        message: tuple[int, BasicProperties, bytes] | None = await self._rpc(take)
         return message
 
     async def peek(self, queue: str) -> tuple[BasicProperties, bytes] | None:
@@ -231,107 +201,85 @@ class Session:
             return None
         tag, properties, body = taken
         self.channel.basic_nack(tag, requeue=True)
+        self._acknowledgements.settle(tag)
         return properties, body
 
-    async def purge(self, queue: str) -> None:
-        """Throw away what waits in `queue`."""
-        channel = self.channel
-        await self._ask(lambda done: channel.queue_purge(queue, callback=done))
+    # --- publishing ------------------------------------------------------------------------------
 
     async def confirm_publishes(self, on_confirm: Callable[[Any], None]) -> None:
-        """Have the broker confirm each publish of this session to `on_confirm` (pika's method frame)."""
-        channel = self.channel
-        await self._ask(lambda done: channel.confirm_delivery(on_confirm, callback=done))
+        """Have the broker confirm each publish of this session to `on_confirm` (pika's method frame).
+
+        An exception of `on_confirm` is logged with its traceback and ends the session, for then it is
+        uncertain what is confirmed. From here on `blocked` is up to date within REDECLARE_SECONDS even if
+        nothing is published: the broker announces an alarm to connections that publish, and to no others.
+        """
+        confirm = guarded_confirm(on_confirm, self._end)
+        await self._rpc(lambda done: self.channel.confirm_delivery(confirm, callback=done))
+        self._alarm_probe = await self._connection.channel(self._rpc)
 
     def publish(self, exchange: str, key: str, body: bytes, properties: BasicProperties) -> None:
         """Send a message; raises SessionLost when the session has ended."""
-        try:
-            self.channel.basic_publish(exchange, key, body, properties)
-        except (pika.exceptions.AMQPError, AssertionError) as error:
-            raise SessionLost(_reason(error)) from None
-
-    def acknowledge(self, delivery_tag: int, *, multiple: bool = False) -> None:
-        """Acknowledge a delivery, with `multiple` all before it too; on an ended session nothing happens."""
-        if self.is_open:
-            self.channel.basic_ack(delivery_tag, multiple=multiple)
+        if not self._channel.is_open:
+            raise SessionLost("not connected")
+        self._send(exchange, key, body, properties)
 
     def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
         """Put a body that `queue` cannot take into `<queue>.dead`, the reason in a header, and log it.
 
         The caller acknowledges the delivery afterwards: on one channel the broker works in this order.
         """
-        dead = f"{queue}.dead"
         logger.warning("message from %s dead-lettered: %s", queue, reason)
+        dead = dead_letter_queue(queue)
         self.channel.queue_declare(dead, durable=True)
-        headers = {"reason": reason[:1000], "queue": queue}
-        kept = BasicProperties(
-            delivery_mode=PERSISTENT,
-            expiration=DEAD_LETTER_EXPIRATION,
-            headers=headers,
-            correlation_id=properties.correlation_id,
-            reply_to=None,
-        )
-        self.publish("", dead, body, kept)
+        self.publish("", dead, body, dead_letter_properties(queue, reason, properties))
+
+    # --- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
         """End the session; what is not acknowledged goes back to the broker."""
-        if self._connection is not None and not (self._connection.is_closing or self._connection.is_closed):
-            self._connection.close()
+        self._connection.close()
 
     async def closed(self) -> None:
-        """Close once the broker has seen what was sent before; cut it off where it does not answer."""
-        self.close()
-        if not await self._gone_in_time() and self._connection is not None:
-            self._connection.cut_off()
-            await self._gone_in_time()
-
-    async def _ask(self, call: Callable[[Callable[..., None]], Any]) -> Any:
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        try:
-            call(lambda *frames: _resolve(done, frames[0] if frames else None))
-        except pika.exceptions.AMQPError as error:
-            raise SessionLost(_reason(error)) from None
-        return await self._answer(done)
-
-    async def _answer(self, done: asyncio.Future[Any]) -> Any:
-        await asyncio.wait([done, self.lost], return_when=asyncio.FIRST_COMPLETED)
-        if done.done():
-            return done.result()
-        self.lost.result()
-        raise SessionLost("closed")
-
-    async def _gone_in_time(self) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._gone.wait()
-        return self._gone.is_set()
-
-    def _on_gone(self, _: Any, error: BaseException) -> None:
-        self._gone.set()
-        self._end(SessionLost(_reason(error)))
+        """Close once the broker has seen what was sent before; abort where it does not answer."""
+        await self._connection.closed()
 
     def _end(self, error: SessionLost) -> None:
-        if not self.lost.done():
-            self.lost.set_exception(error)
+        _lose(self.lost, error)
         self.close()
+
+
+def _new_lost() -> asyncio.Future[None]:
+    lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    # The exception is for those who wait for it; that nobody waits is not an error.
+    lost.add_done_callback(lambda lost: lost.cancelled() or lost.exception())
+    return lost
+
+
+def _lose(lost: asyncio.Future[None], error: SessionLost) -> None:
+    if not lost.done():
+        lost.set_exception(error)
 
 
 async def keep_session(
-    parameters: pika.ConnectionParameters, serve: Callable[[Session], Awaitable[None]]
+    parameters: BrokerParameters,
+    serve: Callable[[Session], Awaitable[None]],
+    *,
+    open_session: Callable[[BrokerParameters], Awaitable[Session]] | None = None,
 ) -> None:
-    """Keep a session until cancelled: connect, `serve`, wait for its end, and again with growing pauses.
+    """Keep a session until cancelled: open one, `serve` it, wait for its end, and begin anew after a backoff.
 
     `serve` declares and consumes what the service needs and returns. Cancelling closes the session.
     """
+    open_session = open_session or partial(Session.open, foreign_queues=set())
     pause = SHORTEST_PAUSE
     outage = ThrottledLog()
     while True:
         session = None
         began = float("inf")
         try:
-            session = await Session.open(parameters)
+            session = await open_session(parameters)
             await serve(session)
-            outage.resolved("connected to the broker at %s:%s", parameters.host, parameters.port)
+            outage.resolved("connected to the broker at %s", parameters.address)
             began = time.monotonic()
             while not session.lost.done():
                 await asyncio.wait([session.lost], timeout=REDECLARE_SECONDS)
@@ -341,31 +289,12 @@ async def keep_session(
         except QueueInUse as error:
             outage.warn("another process does this work already (%s); waiting until it ends", error)
         except SessionLost as error:
-            # A session that ends as soon as it is made must not be made again without end.
+            # A session that ends as soon as it is made must not be made again without a pause.
             if time.monotonic() - began > pause:
                 pause = SHORTEST_PAUSE
-            outage.warn("no broker at %s:%s (%s); trying again", parameters.host, parameters.port, error)
+            outage.warn("%s; trying again", error.described(parameters.address))
         finally:
             if session is not None:
                 await session.closed()
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
-
-
-def _resolve(future: asyncio.Future[Any], result: Any = None) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _channel_loss(error: BaseException) -> SessionLost:
-    # 403 on a consumer: "queue 'orders' in vhost '/' in exclusive use".
-    if isinstance(error, pika.exceptions.ChannelClosedByBroker) and "exclusive use" in error.reply_text:
-        return QueueInUse(error.reply_text.removeprefix("ACCESS_REFUSED - "))
-    return SessionLost(_reason(error))
-
-
-def _reason(error: BaseException) -> str:
-    for cause in (error, *error.args):
-        if isinstance(cause, pika.exceptions.ConnectionClosed | pika.exceptions.ChannelClosed):
-            return f"{cause.reply_code} {cause.reply_text}"
-    return str(error) or type(error).__name__

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pika
-import pika.exceptions
+from pika.spec import BasicProperties
 
 EXCHANGE = "data_feeder"
 STORAGE = "storage"
@@ -44,3 +44,18 @@ FEED_QUEUES = {
 # Dead letters go after a week; their queues take no arguments, so that anybody may declare them.
 DEAD_LETTER_EXPIRATION = str(7 * 24 * 3600 * 1000)
 PERSISTENT = pika.DeliveryMode.Persistent
+
+
+def dead_letter_queue(queue: str) -> str:
+    """Return the name of the queue for messages that `queue` cannot take."""
+    return f"{queue}.dead"
+
+
+def dead_letter_properties(queue: str, reason: str, properties: BasicProperties) -> BasicProperties:
+    """Return the properties that a message gets in the dead-letter queue, the reason in a header."""
+    return BasicProperties(
+        delivery_mode=PERSISTENT,
+        expiration=DEAD_LETTER_EXPIRATION,
+        headers={"reason": reason[:1000], "queue": queue},
+        correlation_id=properties.correlation_id,
+    )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -31,7 +32,6 @@ CONFIRM_SECONDS = 1.0
 # How long the end waits: for sockets to close, then for the broker to take what is left.
 CLOSE_SECONDS = 0.5
 DRAIN_SECONDS = 2.5
-REDECLARE_SECONDS = 2.0
 
 
 class _Saved(msgspec.Struct):
@@ -183,11 +183,8 @@ class FeedManager:
 
     async def keep_publishing(self) -> None:
         """Keep a session with the broker until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(
-                keep_session(connection_parameters(**Config.BROKER_CONFIG), self._serve_session)
-            )
-            group.create_task(self._keep_declared())
+        parameters = connection_parameters(**Config.BROKER_CONFIG, name="collector")
+        await keep_session(parameters, self._serve_session)
 
     async def _serve_session(self, session: Session) -> None:
         await session.declare_feed()
@@ -202,15 +199,9 @@ class FeedManager:
         self._session = session
         queue = await session.declare_private_queue()
         await session.bind(queue, RESYNC)
-        await session.consume(queue, self._on_resync)
-
-    async def _keep_declared(self) -> None:
-        """Declare exchange and queues again now and then: pushes for a queue that was deleted go nowhere."""
-        while True:
-            await asyncio.sleep(REDECLARE_SECONDS)
-            if self._session is not None and self._session.is_open:
-                with contextlib.suppress(SessionLost):
-                    await self._session.declare_feed()
+        await session.consume(
+            queue, self._on_resync, label=RESYNC, dead_letter=partial(self.publisher.dead_letter, RESYNC)
+        )
 
     def _restore(self, body: bytes) -> None:
         try:
@@ -229,9 +220,7 @@ class FeedManager:
         logger.info("%d subscriptions taken up again", len(self.matching_key))
         self._rebuild_tasks()
 
-    def _on_resync(
-        self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
-    ) -> None:
+    def _on_resync(self, _: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
         try:
             instrument = decode_resync(body)
         except InvalidMessage as error:
@@ -243,8 +232,8 @@ class FeedManager:
                 logger.debug("%s: asked for a snapshot of it, but it is not subscribed", instrument)
             else:
                 stream.request_snapshot()
-        if channel.is_open:
-            channel.basic_ack(method.delivery_tag or 0)
+        if self._session is not None:
+            self._session.acknowledge(method.delivery_tag or 0)
 
     def _mend_gaps(self, instruments: set[Instrument]) -> None:
         for instrument in instruments:

@@ -28,8 +28,8 @@ def configure_logging(level: str) -> None:
         format="%(asctime)s %(levelname)-7s %(message)s",
         stream=sys.stderr,
     )
-    # pika tells of each failed attempt in a dozen lines; messaging.py says it in one.
-    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    # pika logs a dozen lines for each failed attempt, up to CRITICAL; blackbird.broker logs one for a cause.
+    logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
     for library in ("websocket", "pybit", "urllib3"):
         logging.getLogger(library).setLevel(logging.WARNING)
 

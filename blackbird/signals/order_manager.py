@@ -41,7 +41,7 @@ class OrderManager:
 
     async def attach(self, session: Session) -> None:
         """Use `session` from now on; what was asked on another is asked again."""
-        await session.consume(DIRECT_REPLY, self._take, auto_ack=True)
+        await session.consume(DIRECT_REPLY, self._take, auto_ack=True, label="replies")
         self._session = session
         for order_id in self._out:
             self._send(order_id)

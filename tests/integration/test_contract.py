@@ -346,7 +346,7 @@ def test_services_wait_for_broker_and_database_that_are_not_there_yet(tmp_path: 
     try:
         services = [place.start(each) for each in ("trading_engine", "data_storage", "signal")]
         for service in services:
-            service.wait_for_line("no broker at")
+            service.wait_for_line("does not serve the virtual host")
         make_virtual_host(place.environment, name)
         services[0].wait_for_line("no order is answered before the state is read")
         client = OrderClient(place)

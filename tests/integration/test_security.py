@@ -89,7 +89,7 @@ def test_no_secret_in_a_log_line_or_on_a_command_line(place: Workspace) -> None:
         "API_SECRET": "secret-of-nobody",
     }
     refused_by_broker = place.start("trading_engine", **secrets)
-    refused_by_broker.wait_for_line("no broker at")
+    refused_by_broker.wait_for_line("refuses access")
     refused_by_database = place.start(
         "trading_engine", **{**secrets, "RABBITMQ_DEFAULT_PASS": "guest"}, LOG_LEVEL="DEBUG"
     )

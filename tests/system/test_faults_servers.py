@@ -84,7 +84,7 @@ def test_broker_that_is_short_of_memory_is_waited_for_and_a_service_can_be_stopp
     system.wait_until_it_works()
     servers.setup("rabbitmqctl", "set_vm_memory_high_watermark", "0")
     try:
-        system.services["market_data_collector"].wait_for_line("the broker takes nothing")
+        system.services["market_data_collector"].wait_for_line("connection blocked by the broker")
         assert system.services["trading_engine"].stop(seconds=5) == 0
         assert system.services["signal"].stop(seconds=5) == 0
     finally:
@@ -218,7 +218,7 @@ def test_network_that_is_gone_without_a_word_is_noticed_by_the_heartbeat(place: 
     with BrokerProxy(place) as proxy:
         engine = place.start_engine(RABBITMQ_PORT=proxy.port, RABBITMQ_HEARTBEAT="1")
         proxy.silence()
-        engine.wait_for_line("no broker at")
+        engine.wait_for_line("connection to the broker lost")
         proxy.go_on()
         client = OrderClient(place)
         order = new_order()
