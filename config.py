@@ -14,6 +14,7 @@ import functools
 import io
 import logging
 import os
+import ssl
 import typing
 from dataclasses import dataclass
 from decimal import Decimal
@@ -84,11 +85,22 @@ def _base_url(value: str) -> str:
     return url
 
 
+def _ca_file(value: str) -> str:
+    path = str(HERE / value) if value else ""
+    try:
+        if path:
+            ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ValueError(f"expected a file of certificates (PEM; {error.strerror or error})") from None
+    return path
+
+
 Text = Annotated[str, Field(min_length=1)]
 Secret = Annotated[str, AfterValidator(_MaskedText)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+CaFile = Annotated[str, AfterValidator(_ca_file)]
 PathFromHere = Annotated[Path, AfterValidator(lambda path: HERE / path)]
 
 
@@ -239,7 +251,7 @@ class Settings(Servers):
     # Broker
     RABBITMQ_HEARTBEAT: int = Field(default=10, ge=1, le=3600)
     RABBITMQ_TLS: Switch = False
-    RABBITMQ_CA_FILE: str = ""
+    RABBITMQ_CA_FILE: CaFile = ""
     RABBITMQ_FAST_PATH: Switch = True
     ALLOW_REMOTE_GUEST: Switch = False
 
@@ -305,6 +317,9 @@ class Settings(Servers):
             "user": self.RABBITMQ_USER,
             "password": self.RABBITMQ_PASSWORD,
             "heartbeat": self.RABBITMQ_HEARTBEAT,
+            "tls": self.RABBITMQ_TLS,
+            "ca_file": self.RABBITMQ_CA_FILE,
+            "fast_path": self.RABBITMQ_FAST_PATH,
         }
 
     @property

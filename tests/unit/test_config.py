@@ -90,6 +90,11 @@ def test_the_owners_names_are_readable() -> None:
         ("BYBIT_WS_URL", "ws:///x", "expected scheme://host or scheme://host:port, was 'ws:///x'"),
         ("BYBIT_WS_URL", "ws://x:99999", "expected scheme://host or scheme://host:port, was 'ws://x:99999'"),
         ("POSTGRES_PASSWORD", "", "expected a value"),
+        (
+            "RABBITMQ_CA_FILE",
+            "no.pem",
+            "expected a file of certificates (PEM; No such file or directory), was 'no.pem'",
+        ),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_name(
