@@ -265,14 +265,17 @@ async def keep_session(
     serve: Callable[[Session], Awaitable[None]],
     *,
     open_session: Callable[[BrokerParameters], Awaitable[Session]] | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Keep a session until cancelled: open one, `serve` it, wait for its end, and begin anew after a backoff.
 
-    `serve` declares and consumes what the service needs and returns. Cancelling closes the session.
+    `serve` declares and consumes what the service needs and returns. What was deleted is declared again every
+    REDECLARE_SECONDS. Cancelling closes the session.
     """
     open_session = open_session or partial(Session.open, foreign_queues=set())
     pause = SHORTEST_PAUSE
-    outage = ThrottledLog()
+    outage = ThrottledLog(clock)
     while True:
         session = None
         began = float("inf")
@@ -280,21 +283,25 @@ async def keep_session(
             session = await open_session(parameters)
             await serve(session)
             outage.resolved("connected to the broker at %s", parameters.address)
-            began = time.monotonic()
-            while not session.lost.done():
-                await asyncio.wait([session.lost], timeout=REDECLARE_SECONDS)
-                if session.is_open:
-                    await session.redeclare()
-            session.lost.result()
+            began = clock()
+            await _redeclare_until_lost(session)
         except QueueInUse as error:
             outage.warn("another process does this work already (%s); waiting until it ends", error)
         except SessionLost as error:
-            # A session that ends as soon as it is made must not be made again without a pause.
-            if time.monotonic() - began > pause:
-                pause = SHORTEST_PAUSE
             outage.warn("%s; trying again", error.described(parameters.address))
+            # A session that ends as soon as it has begun must not be replaced without a pause.
+            if clock() - began > pause:
+                pause = SHORTEST_PAUSE
         finally:
             if session is not None:
                 await session.closed()
-        await asyncio.sleep(pause)
+        await sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
+
+
+async def _redeclare_until_lost(session: Session) -> None:
+    while not session.lost.done():
+        await asyncio.wait([session.lost], timeout=REDECLARE_SECONDS)
+        if session.is_open:
+            await session.redeclare()
+    session.lost.result()
