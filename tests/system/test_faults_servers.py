@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -11,7 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pika.spec import BasicProperties
 
+from blackbird.broker.session import Session, connection_parameters, keep_session
+from blackbird.broker.topology import ORDERS
+from config import Config
 from local_exchange.process import ExchangeProcess
 from tests.support.book_feed import BookFeed, book_message, dead_letters, updates
 from tests.support.broker_proxy import BrokerProxy
@@ -92,6 +97,54 @@ def test_broker_that_is_short_of_memory_is_waited_for_and_a_service_can_be_stopp
     system.start("trading_engine", "signal")
     system.wait_until_it_works()
     settle(system)
+
+
+def test_an_alarm_reaches_a_publisher_that_publishes_nothing_and_leaves_a_consumer_alone(
+    servers: ServerPair, place: Workspace
+) -> None:
+    port = int(servers.settings["RABBITMQ_PORT"])
+    where = connection_parameters(**{**Config.BROKER_CONFIG, "virtual_host": place.name, "port": port})
+
+    async def run() -> None:
+        heard: list[str | None] = []
+        sessions: list[Session] = []
+        served = asyncio.Event()
+
+        async def publisher(session: Session) -> None:
+            session.on_blocked(heard.append)
+            await session.confirm_publishes(lambda _: None)
+            sessions.append(session)
+            served.set()
+
+        keeping = asyncio.create_task(keep_session(where, publisher))
+        await served.wait()
+        consumer = await Session.open(where)
+        await consumer.declare_queue(ORDERS)
+        consumer.publish("", ORDERS, b"x", BasicProperties())
+        await asyncio.to_thread(servers.setup, "rabbitmqctl", "set_vm_memory_high_watermark", "0")
+        try:
+            async with asyncio.timeout(5):
+                while not heard:
+                    await asyncio.sleep(0.01)
+            assert (heard, sessions[0].blocked) == (["low on memory"], "low on memory")
+            message = None
+            while message is None:
+                message = await consumer.get(ORDERS)
+            consumer.acknowledge(message[0])
+            assert await consumer.declare_queue(ORDERS) == 0
+            assert consumer.blocked is None
+        finally:
+            await asyncio.to_thread(servers.setup, "rabbitmqctl", "set_vm_memory_high_watermark", "0.4")
+        async with asyncio.timeout(20):
+            while len(heard) < 2:
+                await asyncio.sleep(0.01)
+        assert heard == ["low on memory", None]
+        assert len(sessions) == 1
+        await consumer.closed()
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+    asyncio.run(run())
 
 
 def test_database_stopped_storage_catches_up_and_the_engine_goes_on_acking_though_killed(
