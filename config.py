@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import ssl
+import sys
 import typing
 from dataclasses import dataclass
 from decimal import Decimal
@@ -419,13 +420,26 @@ def check_settings() -> None:
     try:
         read_settings()
     except InvalidSetting as error:
-        raise SystemExit(f"setting {error}") from None
+        print(f"setting {error}", file=sys.stderr)
+        # EX_CONFIG of sysexits.h: the same settings would end it the same way, so a restart is of no use.
+        raise SystemExit(78) from None
 
 
 def settings_in_force() -> str:
     """Return all settings as one line of NAME=value, secrets masked."""
     settings = read_settings()
     return " ".join(f"{name}={_shown(getattr(settings, name))}" for name in Settings.model_fields)
+
+
+def changed_settings() -> str:
+    """Return the settings that differ from their defaults as one line of NAME=value, secrets masked."""
+    settings = read_settings()
+    values = ((name, getattr(settings, name)) for name in sorted(settings.model_fields_set))
+    return " ".join(
+        f"{name}={_shown(value)}"
+        for name, value in values
+        if value != Settings.model_fields[name].get_default()
+    )
 
 
 def _shown(value: object) -> str:

@@ -23,7 +23,7 @@ from blackbird.broker.session import Session, SessionLost, connection_parameters
 from blackbird.broker.topology import STORAGE
 from blackbird.market.book_message import decode_book
 from blackbird.market.fields import InvalidMessage
-from blackbird.runtime.process import run_service
+from blackbird.runtime.process import parse_arguments, run_service
 from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.storage.batch import Batch
@@ -185,6 +185,7 @@ class DataStorageService:
 
 def main() -> None:
     """Run the data storage service."""
+    parse_arguments(__doc__)
     check_settings()
     sys.setswitchinterval(SWITCH_SECONDS)
     run_service(

@@ -25,7 +25,7 @@ from blackbird.bybit.connection import use_exchange
 from blackbird.bybit.stream import DEPTHS
 from blackbird.collector.feed_manager import FeedManager
 from blackbird.collector.http_api import create_app
-from blackbird.runtime.process import run_service
+from blackbird.runtime.process import exit_for_setting, parse_arguments, run_service
 from config import Config, check_settings, log_settings
 
 logger = logging.getLogger(__name__)
@@ -79,9 +79,9 @@ def check_exchange_settings(asked: int, url: str) -> None:
     """End the process with one line where the exchange has no such depth, or the URL is no stream's."""
     if not any(asked in depths for depths in DEPTHS.values() if depths != DEPTHS["option"]):
         expected = ", ".join(map(str, DEPTHS["spot"]))
-        raise SystemExit(f"setting ORDERBOOK_DEPTH: expected one of {expected}, was {asked}")
+        exit_for_setting(f"ORDERBOOK_DEPTH: expected one of {expected}, was {asked}")
     if url and not url.startswith(("ws://", "wss://")):
-        raise SystemExit(f"setting BYBIT_WS_URL: expected ws://... or wss://..., was {url!r}")
+        exit_for_setting(f"BYBIT_WS_URL: expected ws://... or wss://..., was {url!r}")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -95,6 +95,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def main() -> None:
     """Run the collector as a process."""
+    parse_arguments(__doc__)
     check_settings()
     check_exchange_settings(Config.ORDERBOOK_DEPTH, Config.BYBIT_WS_URL)
     use_exchange(Config.BYBIT_WS_URL)

@@ -37,7 +37,7 @@ from blackbird.market.book_message import BookMessage, decode_book
 from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
 from blackbird.market.subscriptions import decode_subscriptions, encode_resync
-from blackbird.runtime.process import run_service
+from blackbird.runtime.process import parse_arguments, run_service
 from blackbird.signals.group_lane import GroupLane, PendingUpdate
 from blackbird.signals.order_manager import OrderManager
 from blackbird.signals.snapshot_requests import SnapshotRequest
@@ -401,6 +401,7 @@ class SignalService:
 
 def main() -> None:
     """Run the signal service."""
+    parse_arguments(__doc__)
     check_settings()
     signal = Signal(
         clock=milliseconds,

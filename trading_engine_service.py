@@ -30,7 +30,7 @@ from blackbird.engine.execution_store import ExecutionStore, Fenced
 from blackbird.engine.journal import SYNC_SECONDS, Journal, JournalInUse
 from blackbird.engine.reply_addresses import ReplyAddresses
 from blackbird.market.fields import InvalidMessage
-from blackbird.runtime.process import run_service
+from blackbird.runtime.process import exit_for_setting, parse_arguments, run_service
 from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.trading.engine import TradingEngine, request_key
@@ -388,13 +388,12 @@ def check_journal_path() -> None:
         Config.JOURNAL_PATH.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         path = str(Config.JOURNAL_PATH)
-        raise SystemExit(
-            f"setting JOURNAL_PATH: expected a folder to write in, was {path!r}: {error}"
-        ) from None
+        exit_for_setting(f"JOURNAL_PATH: expected a folder to write in, was {path!r}: {error}")
 
 
 def main() -> None:
     """Run the trading engine service."""
+    parse_arguments(__doc__)
     check_settings()
     if Config.DUMP_ORDER_TO_DB:
         check_journal_path()

@@ -1,7 +1,7 @@
-"""Start what setup.sh runs, then the four services, and show in one terminal what they log.
+"""Start the servers, then the four services, and show in one terminal what they log.
 
-Behind ./start_microservice.sh. Until setup.sh has brought the environment this runs on the system's
-Python and its standard library alone, and then goes on in the environment.
+Behind ./start_microservice.sh. Before setup.sh has made or updated the environment this runs on the standard
+library alone, perhaps the system's; afterwards it replaces itself by the same command in the environment.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import asyncio
 import fcntl
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from launcher.log_windows import NoWindowsError, open_windows
-from launcher.supervisor import Program, Request, Supervisor, Terminal
+from blackbird import __version__
+from blackbird.runtime.process import EXIT_INVALID_SETTING
+from launcher.stop_request import StopRequest
+from launcher.supervisor import Program, Supervisor
+from launcher.terminal import Terminal
+from launcher.tmux_windows import NoWindowsError, check_tmux, open_windows
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".venv" / "bin" / "python"
@@ -30,23 +33,29 @@ SERVICES = (
     "trading_engine_service",
 )
 
-# The demo trades nothing but the local exchange's market, whatever the settings for the real one are.
+# The demo trades only on the local exchange's market, whatever the settings for the real one are.
 DEMO_SWITCHES = {"DUMP_ORDERBOOK_TO_DB": "true", "DUMP_ORDER_TO_DB": "true", "REAL_ORDER_SENDING": "false"}
 
+# Set for the launcher that takes over in the environment once setup.sh has run.
+SETUP_DONE = "BLACKBIRD_SETUP_DONE"
 
-class CannotStartError(Exception):
-    """Something that only the user can put right; the text says what."""
+SERVERS_STAY = "the database and the broker keep running; ./setup.sh stop stops them"
+
+
+class AlreadyRunningError(Exception):
+    """Another launcher uses the same log folder; the text says which."""
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; an unknown option ends with the usage and exit status 2."""
     parser = argparse.ArgumentParser(
         prog="./start_microservice.sh",
-        description="Start the infrastructure (./setup.sh) and the four services. Their logs are"
-        " shown here, each line marked with its service, and kept in logs/<service>.log."
-        " Ctrl-C ends all of them.",
+        description="Start the servers (./setup.sh) and the four services. Their logs are shown here,"
+        " each line marked with its service, and kept in logs/<service>.log. Ctrl-C ends the services;"
+        " the servers keep running until ./setup.sh stop.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"blackbird {__version__}")
     parser.add_argument(
         "--demo",
         action="store_true",
@@ -57,13 +66,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--seconds",
         type=_positive_seconds,
         metavar="N",
-        help="end the demo after N seconds of trading with a table of what it did; exit status 0"
-        " only when every service was alive to the end and trades were stored",
+        help="end the demo after N seconds of trading; exit status 0 only when every service was"
+        " alive to the end and trades were stored",
     )
     parser.add_argument(
         "--windows",
         action="store_true",
-        help="show each service's log in a window of its own (tmux, or a desktop terminal)",
+        help="show each service's log in a tmux window of its own instead of here",
     )
     parser.add_argument(
         "--logs",
@@ -75,7 +84,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-setup",
         action="store_true",
-        help="leave out ./setup.sh, and for the demo the emptying: all is there already",
+        help="do not run ./setup.sh, and for the demo do not empty anything: the servers run already",
     )
     parsed = parser.parse_args(arguments)
     if parsed.seconds is not None and not parsed.demo:
@@ -93,62 +102,65 @@ def _positive_seconds(text: str) -> float:
     return seconds
 
 
-async def set_up(*, demo: bool) -> int:
-    """Run setup.sh, for the demo with its settings and emptied; return its exit status."""
-    request = Request()
+async def run_setup(*arguments: str) -> int:
+    """Run setup.sh and return its exit status, 128 + the signal where the user ends it."""
+    request = StopRequest()
     request.watch_signals()
-    commands = [["./setup.sh"], ["./setup.sh", "reset", "--yes"]] if demo else [["./setup.sh"]]
-    for command in commands:
-        # In this process group and on this terminal: it may have to ask for a password.
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
-        done = asyncio.create_task(process.wait())
-        asked = asyncio.create_task(request.wait())
-        await asyncio.wait({done, asked}, return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
-        if request.signal is not None:
-            if process.returncode is None:
-                process.terminate()
-            await done
-            return 128 + request.signal
-        if await done:
-            print(f"{' '.join(command)} failed with exit status {done.result()}", file=sys.stderr)
-            return done.result() if done.result() > 0 else 1
-    return 0
+    command = ["./setup.sh", *arguments]
+    # In this process group and on this terminal: it may have to ask for a password.
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
+    done = asyncio.create_task(process.wait())
+    requested = asyncio.create_task(request.wait())
+    await asyncio.wait({done, requested}, return_when=asyncio.FIRST_COMPLETED)
+    requested.cancel()
+    if request.signal is not None:
+        if process.returncode is None:
+            process.terminate()
+        await done
+        return 128 + request.signal
+    status = await done
+    if status:
+        print(f"{' '.join(command)} failed with exit status {status}", file=sys.stderr)
+    return abs(status)
 
 
 async def launch(
     programs: Sequence[Program],
     logs: Path,
     *,
+    notices: Sequence[str] = (),
     demo: bool = False,
     seconds: float | None = None,
     windows: bool = False,
 ) -> int:
-    """Run the programs until the end is asked for; return the exit status of the launcher.
+    """Run the programs until the end is requested; return the exit status of the launcher.
 
-    With `demo` the subscriptions are made, and after `seconds` of trading it ends by itself; then a program
-    that dies is the end, too, instead of being started again.
+    `notices` are logged first. With `demo` the subscriptions are made, and after `seconds` of trading it
+    ends by itself; a program that dies is not restarted then but ends the demo.
     """
-    request = Request()
+    request = StopRequest()
     request.watch_signals()
     names = [program.name for program in programs]
     views = open_windows(names, logs) if windows else None
-    terminal = Terminal(max(map(len, names)), request.ask_from_thread)
+    terminal = Terminal(max(map(len, names)), request.request_from_thread)
     supervisor = Supervisor(terminal, logs, restart=seconds is None, show_programs=views is None)
     try:
+        for notice in notices:
+            supervisor.say(notice)
         for program in programs:
             supervisor.start(program)
         if views is not None:
             supervisor.say(views.where)
         if demo:
-            from launcher import demo as market  # noqa: PLC0415 - it needs the environment, and the demo's settings
+            from launcher import demo as market  # noqa: PLC0415 - needs the environment, and the demo's settings
 
             status = await market.play(supervisor, terminal, request, seconds)
         else:
-            await request.wait()
-            status = 0
-        supervisor.say("ending")
+            status = await _watch(supervisor, request)
         clean = await supervisor.stop()
+        supervisor.say(SERVERS_STAY)
+        if supervisor.any_invalid_setting():
+            return EXIT_INVALID_SETTING
         return status if clean else status or 1
     finally:
         await supervisor.stop()
@@ -158,13 +170,26 @@ async def launch(
             views.close()
 
 
+async def _watch(supervisor: Supervisor, request: StopRequest) -> int:
+    """Return 0 once the end is requested, 1 where a program is not restarted any more."""
+    requested = asyncio.create_task(request.wait())
+    gave_up = asyncio.create_task(supervisor.wait_until_one_gives_up())
+    await asyncio.wait({requested, gave_up}, return_when=asyncio.FIRST_COMPLETED)
+    requested.cancel()
+    gave_up.cancel()
+    supervisor.say("ending all services" if request.is_set() else "ending all services: one cannot run")
+    return 0 if request.is_set() else 1
+
+
 def service_programs() -> list[Program]:
     """Return the four services as programs of this checkout's environment."""
     return [Program(name, (str(PYTHON), str(ROOT / f"{name}.py"))) for name in SERVICES]
 
 
-def exchange_program() -> Program:
-    """Return the local exchange on a free port, and have the collector stream from there."""
+def exchange_program() -> tuple[Program, str]:
+    """Return the local exchange on a free port, and what it plays; have the collector stream from there."""
+    from launcher.preflight import port_is_free  # noqa: PLC0415 - needs the environment
+
     port = next(port for port in range(9500, 9600) if port_is_free("127.0.0.1", port))
     os.environ["BYBIT_WS_URL"] = f"ws://127.0.0.1:{port}"
     command = [str(PYTHON), "-m", "local_exchange", "--port", str(port)]
@@ -172,38 +197,10 @@ def exchange_program() -> Program:
     recording = (shared / "recordings" / "btc_depth50.ndjson.gz").resolve()
     if recording.exists():
         command += ["--recording", str(recording)]
-        print(f"local exchange on port {port}, replaying {recording}", flush=True)
+        market = f"replays {recording}"
     else:
-        print(
-            f"local exchange on port {port}, with its synthetic market: there is no {recording}", flush=True
-        )
-    return Program("local_exchange", tuple(command))
-
-
-def check_collector_port() -> None:
-    """Raise CannotStartError where the collector's port is taken, perhaps by another Blackbird."""
-    from config import Config, InvalidSetting  # noqa: PLC0415 - its settings are those of the demo where it is one
-
-    try:
-        host, port = Config.COLLECTOR_HOST, Config.COLLECTOR_PORT
-    except InvalidSetting as error:
-        raise CannotStartError(f"setting {error}") from None
-    if not port_is_free(host, port):
-        raise CannotStartError(
-            f"port {port} is taken: another Blackbird may be running;"
-            " end it, or set COLLECTOR_PORT to a free one"
-        )
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Tell whether a server could listen on the port."""
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind((host, port))
-        except OSError:
-            return False
-    return True
+        market = f"generates a synthetic market (no recording at {recording})"
+    return Program("local_exchange", tuple(command)), f"the local exchange on port {port} {market}"
 
 
 def lock(logs: Path) -> IO[str]:
@@ -214,7 +211,7 @@ def lock(logs: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        raise CannotStartError(
+        raise AlreadyRunningError(
             f"already started from here, by process {file.read().strip()}, which logs to {logs};"
             " end that one first, or choose another folder with --logs"
         ) from None
@@ -224,6 +221,54 @@ def lock(logs: Path) -> IO[str]:
     return file
 
 
+def show_mode(*, demo: bool) -> None:
+    """Say where orders go, as the first line, as far as that is known before setup.sh has run."""
+    mode = "SIMULATED ORDERS"
+    if not demo:
+        try:
+            from launcher import preflight  # noqa: PLC0415 - the environment may be missing or outdated
+        except ImportError:
+            return
+        mode = preflight.order_mode()
+    print(mode, flush=True)
+
+
+def start_in_environment(options: argparse.Namespace, logs: Path, programs: Sequence[Program] | None) -> int:
+    """Check what can be checked, empty the demo's database and virtual host, and run the programs."""
+    from launcher import preflight  # noqa: PLC0415 - needs the environment, and the demo's settings
+
+    notices = [preflight.order_mode(), preflight.changed_settings()]
+    try:
+        if programs is None:
+            preflight.check_collector_port()
+        if options.demo and not options.no_setup:
+            preflight.check_nothing_consumes()
+            if status := asyncio.run(run_setup("reset", "--yes")):
+                return status
+    except preflight.CannotStartError as error:
+        return _fail(error)
+    programs = service_programs() if programs is None else programs
+    if options.demo:
+        exchange, market = exchange_program()
+        programs = [exchange, *programs]
+        notices.append(market)
+    return asyncio.run(
+        launch(
+            programs,
+            logs,
+            notices=notices,
+            demo=options.demo,
+            seconds=options.seconds,
+            windows=options.windows,
+        )
+    )
+
+
+def _fail(error: Exception) -> int:
+    print(f"start_microservice.sh: {error}", file=sys.stderr)
+    return 1
+
+
 def main(arguments: Sequence[str] | None = None, programs: Sequence[Program] | None = None) -> int:
     """Do what the command line asks for, with `programs` in place of the four services where given."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -231,28 +276,26 @@ def main(arguments: Sequence[str] | None = None, programs: Sequence[Program] | N
     logs = options.logs.resolve()
     os.chdir(ROOT)
     if options.demo:
-        # A database and a virtual host of its own, which setup.sh empties.
+        # A database and a virtual host of its own, which are emptied.
         name = os.environ.get("DEMO_NAME", "demo")
         os.environ.update(DEMO_SWITCHES, POSTGRES_DB=name, RABBITMQ_VHOST=name)
     try:
+        if options.windows:
+            check_tmux()
         locked = lock(logs)
-        if not options.no_setup and (status := asyncio.run(set_up(demo=options.demo))):
+        setup_done = os.environ.pop(SETUP_DONE, "")
+        if not setup_done:
+            show_mode(demo=options.demo)
+        if setup_done or options.no_setup:
+            if Path(sys.prefix).resolve() == PYTHON.parent.parent.resolve():
+                return start_in_environment(options, logs, programs)
+        elif status := asyncio.run(run_setup()):
             return status
-        if Path(sys.prefix).resolve() != PYTHON.parent.parent.resolve():
-            locked.close()
-            settled = ["--logs", str(logs), "--no-setup"]
-            os.execv(PYTHON, [str(PYTHON), "-m", "launcher", *arguments, *settled])  # noqa: S606 - no shell is wanted
-        if programs is None:
-            check_collector_port()
-            programs = service_programs()
-        if options.demo:
-            programs = [exchange_program(), *programs]
-        return asyncio.run(
-            launch(programs, logs, demo=options.demo, seconds=options.seconds, windows=options.windows)
-        )
-    except (CannotStartError, NoWindowsError) as error:
-        print(f"start_microservice.sh: {error}", file=sys.stderr)
-        return 1
+        locked.close()
+        os.environ[SETUP_DONE] = "1"
+        os.execv(PYTHON, [str(PYTHON), "-m", "launcher", *arguments, "--logs", str(logs)])  # noqa: S606 - no shell
+    except (AlreadyRunningError, NoWindowsError) as error:
+        return _fail(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 from collections.abc import Coroutine
@@ -10,22 +11,24 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import pika
 import psycopg2
-from pika.exceptions import AMQPError
 
-from blackbird.broker.session import connection_parameters
 from blackbird.broker.topology import ORDERS, SIGNAL, STORAGE
 from config import Config
-from launcher.supervisor import Request, Supervisor, Terminal
+from launcher.queues import BrokerUnavailableError, look_up
+from launcher.stop_request import StopRequest
+from launcher.supervisor import Supervisor
+from launcher.terminal import Terminal
 
 SUBSCRIPTIONS = (
     {"symbol": "BTCUSDT", "channel": "spot", "matching_key": "a"},
     {"symbol": "BTCPERP", "channel": "linear", "matching_key": "a"},
 )
 
-SECONDS_TO_ANSWER = 60.0
-SECONDS_TO_SETTLE = 20.0
+ANSWER_SECONDS = 60.0
+DRAIN_SECONDS = 20.0
+
+DIED = "a program ended before the demo was over"
 
 
 class DemoError(Exception):
@@ -45,7 +48,7 @@ class Summary:
 
     @property
     def traded(self) -> bool:
-        """Tell whether messages and trades were stored."""
+        """Return whether messages and trades were stored."""
         return self.messages > 0 and sum(self.orders.values()) > 0
 
     def lines(self) -> list[str]:
@@ -64,26 +67,38 @@ class Summary:
         return ["", *(f"  {name:<{left}}  {value:>{right}}" for name, value in cells), ""]
 
 
-async def play(supervisor: Supervisor, terminal: Terminal, request: Request, seconds: float | None) -> int:
-    """Subscribe, let the services trade, and return the exit status; with `seconds` end with the table."""
-    failure: Exception | None = None
+async def play(
+    supervisor: Supervisor, terminal: Terminal, request: StopRequest, seconds: float | None
+) -> int:
+    """Subscribe, let the services trade until the end is requested or `seconds` are over, and show the table.
+
+    Returns the exit status: 0 for a demo that went well, and for one without `seconds` that was ended by
+    request.
+    """
+    failures: list[str] = []
     try:
-        await _first(_trade(supervisor, seconds), request.wait(), _death(supervisor, seconds))
+        await _first(_trade(supervisor, seconds), request.wait(), _death(supervisor))
     except DemoError as error:
-        failure = error
-    if seconds is None and failure is None:
-        return 0
+        failures.append(str(error))
+    interrupted = request.is_set()
+    if failures:
+        supervisor.say("ending all programs")
+    else:
+        supervisor.say("ending in order: collector, what is still queued, then the rest (Ctrl-C: at once)")
     try:
-        if not request.is_set():
-            await _first(_finish(supervisor, terminal, settle=failure is None), request.wait())
-    except (DemoError, psycopg2.Error) as error:
-        failure = failure or error
-    if request.signal is not None:
-        supervisor.say("interrupted before the time of the demo was over")
-        return 128 + request.signal
-    if failure is not None:
-        supervisor.say(f"the demo failed: {str(failure).strip()}")
+        await _first(
+            _finish(supervisor, terminal, drain=not failures, must_trade=not interrupted),
+            request.wait_for_second(),
+        )
+    except DemoError as error:
+        failures.append(str(error))
+    supervisor.say(f"to look at it: POSTGRES_DB={Config.DB_CONFIG['database']} ./setup.sh psql")
+    if failures:
+        supervisor.say(f"the demo failed: {failures[0]}")
         return 1
+    if interrupted and seconds is not None:
+        supervisor.say("interrupted before the time of the demo was over")
+        return 128 + (request.signal or 0)
     return 0
 
 
@@ -99,17 +114,15 @@ async def _trade(supervisor: Supervisor, seconds: float | None) -> None:
         await asyncio.sleep(seconds)
 
 
-async def _death(supervisor: Supervisor, seconds: float | None) -> None:
-    """Fail when a program dies in a demo with an end; in one without, it is started again."""
-    await supervisor.wait_for_death()
-    if seconds is None:
-        await asyncio.Event().wait()
-    raise DemoError("a program ended before the demo was over")
+async def _death(supervisor: Supervisor) -> None:
+    """Fail when a program has ended by itself and is not restarted."""
+    await supervisor.wait_until_one_gives_up()
+    raise DemoError(DIED)
 
 
 async def _subscribe(subscription: dict[str, str]) -> str:
     """Subscribe as soon as the collector answers; return its answer."""
-    deadline = asyncio.get_running_loop().time() + SECONDS_TO_ANSWER
+    deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
     while True:
         try:
             status, answer = await asyncio.to_thread(_post, "/subscribe", subscription)
@@ -135,50 +148,47 @@ def _post(path: str, body: dict[str, str]) -> tuple[int, str]:
         connection.close()
 
 
-async def _finish(supervisor: Supervisor, terminal: Terminal, *, settle: bool) -> None:
-    """Let what is on its way arrive, from the exchange to the database, and show the table."""
+async def _finish(supervisor: Supervisor, terminal: Terminal, *, drain: bool, must_trade: bool) -> None:
+    """End the programs, with `drain` in the order in which a message passes them, and show the table."""
     clean = True
-    if settle:
-        supervisor.say("the time is over; what is still on its way is stored")
-        clean = await supervisor.stop("local_exchange", "market_data_collector_service")
+    if drain:
+        clean = await supervisor.stop("market_data_collector_service")
         await _wait_until_empty(STORAGE, SIGNAL)
         clean = await supervisor.stop("signal_service") and clean
         await _wait_until_empty(ORDERS)
     clean = await supervisor.stop() and clean
-    summary = await asyncio.to_thread(read_summary)
-    terminal.plain(summary.lines())
-    if supervisor.any_died():
-        raise DemoError("a program ended before the demo was over")
+    try:
+        summary = await asyncio.to_thread(read_summary)
+    except (BrokerUnavailableError, psycopg2.Error) as error:
+        raise DemoError(f"there is no table of what it did: {str(error).strip()}") from None
+    terminal.show_unmarked(summary.lines())
+    if supervisor.any_gave_up():
+        raise DemoError(DIED)
     if not clean:
         raise DemoError("not every program ended as it was told to")
-    if not summary.traded:
+    if must_trade and not summary.traded:
         raise DemoError("no trades were stored")
 
 
 async def _wait_until_empty(*queues: str) -> None:
-    deadline = asyncio.get_running_loop().time() + SECONDS_TO_SETTLE
-    while any(await asyncio.to_thread(_waiting, *queues)):
-        if asyncio.get_running_loop().time() > deadline:
-            return
-        await asyncio.sleep(0.1)
-
-
-def _waiting(*queues: str) -> list[int]:
-    """Return how many messages wait in each of the queues."""
-    try:
-        connection = pika.BlockingConnection(connection_parameters(**Config.BROKER_CONFIG, name="demo"))
-        try:
-            channel = connection.channel()
-            return [channel.queue_declare(name, passive=True).method.message_count for name in queues]
-        finally:
-            connection.close()
-    except (AMQPError, OSError) as error:
-        raise DemoError(f"the broker does not tell what waits in its queues: {error!r}") from None
+    """Return once all messages of the queues are delivered, after DRAIN_SECONDS in any case."""
+    deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
+    with contextlib.suppress(BrokerUnavailableError):
+        while any(
+            state.messages
+            for state in (await asyncio.to_thread(look_up, Config.BROKER_CONFIG, *queues)).values()
+        ):
+            if asyncio.get_running_loop().time() > deadline:
+                return
+            await asyncio.sleep(0.1)
 
 
 def read_summary() -> Summary:
-    """Read what the run has left in the database and, unstored, in the broker."""
-    unstored = _waiting(STORAGE)[0]
+    """Read what the run has left in the database and, unstored, in the broker.
+
+    Raises BrokerUnavailableError or psycopg2.Error.
+    """
+    unstored = look_up(Config.BROKER_CONFIG, STORAGE)[STORAGE].messages
     where: dict[str, Any] = {**Config.DB_CONFIG, "connect_timeout": 5, "options": "-c statement_timeout=30s"}
     connection = psycopg2.connect(**where)
     try:

@@ -1,9 +1,9 @@
-"""Keeps programs running as child processes and takes care of every line that they print.
+"""Runs programs as child processes and collects every line that they print.
 
-A line goes to this terminal, marked with its program, and to logs/<program>.log, which is
-rotated. A program that dies is reported at once and started again with growing pauses. Stopping
-means SIGTERM to all at the same time and SIGKILL for one that does not obey; where the process that
-runs this dies in any other way, the kernel sends the children SIGTERM (on Linux).
+A line goes to the terminal, marked with its program, and to logs/<program>.log. A program that dies is
+reported at once and restarted with backoff, unless it has ended because of an invalid setting. Stopping
+means SIGTERM, and SIGKILL for a process that does not end in time. Where the launcher itself is killed, the
+kernel sends its children SIGTERM (on Linux).
 """
 
 from __future__ import annotations
@@ -12,28 +12,26 @@ import asyncio
 import contextlib
 import ctypes
 import os
-import queue
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from logging import LogRecord, makeLogRecord
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-# The services promise to end within 5 s, and so does the launcher, which needs some of that
-# time for killing what did not obey.
-SECONDS_TO_END = 4.5
+from blackbird.runtime.process import EXIT_INVALID_SETTING
+from launcher.terminal import LogFile, Terminal
 
-# Pauses before a program that died is started again; the last one holds until it has lived a while.
+# The contract gives a service 5 s to end; the rest of that time is for killing what has not ended.
+STOP_SECONDS = 4.5
+
+# Pauses before a restart; the last one repeats until the program has lived for a while.
 RESTART_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
-SECONDS_TO_COUNT_AS_HEALTHY = 30.0
+HEALTHY_AFTER_SECONDS = 30.0
 
-LONGEST_LINE = 64 * 1024
-# Lines are handed on in batches of at most so many: a flood of them must not hold up the event loop.
-LINES_AT_ONCE = 100
+MAX_LINE_BYTES = 64 * 1024
+# Lines are passed on in batches of at most this many, so that a flood of them does not block the event loop.
+LINES_PER_BATCH = 100
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
@@ -47,133 +45,26 @@ class Program:
     command: tuple[str, ...]
 
 
-class Request:
-    """Whether, and by which signal, the user has asked for the end."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
-        self.signal: signal.Signals | None = None
-
-    def watch_signals(self) -> None:
-        """Take Ctrl-C, SIGTERM and a closed terminal as requests; more of them change nothing."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # nohup sets SIGHUP aside for whom it starts, and means it.
-            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                continue
-            self._loop.add_signal_handler(number, self._ask, number)
-
-    def ask_from_thread(self) -> None:
-        """Ask for the end from another thread, as SIGHUP would."""
-        self._loop.call_soon_threadsafe(self._ask, signal.SIGHUP)
-
-    def is_set(self) -> bool:
-        """Tell whether the end has been asked for."""
-        return self._event.is_set()
-
-    async def wait(self) -> None:
-        """Return when the end is asked for."""
-        await self._event.wait()
-
-    def _ask(self, number: signal.Signals) -> None:
-        if self.signal is None:
-            self.signal = number
-            self._event.set()
-
-
-class Terminal:
-    """Writes marked lines to standard output, from a thread of its own.
-
-    A terminal that is held (Ctrl-S) or slow must hold up neither the services nor Ctrl-C: lines
-    that it does not take are left out and counted. `closed` is called, from that thread, once
-    nobody is there to read any more.
-    """
-
-    def __init__(self, width: int, closed: Callable[[], None], descriptor: int = 1) -> None:
-        self._width = width
-        self._closed = closed
-        self._descriptor = descriptor
-        self._batches: queue.Queue[list[str] | None] = queue.Queue(maxsize=1000)
-        self._left_out = 0
-        self._thread = threading.Thread(target=self._write_batches, name="terminal", daemon=True)
-        self._thread.start()
-
-    def show(self, name: str, lines: list[str]) -> None:
-        """Show lines marked with `name`; never waits."""
-        self.plain([f"{name:<{self._width}} | {line}" for line in lines])
-
-    def plain(self, lines: list[str]) -> None:
-        """Show lines as they are; never waits."""
-        if self._left_out:
-            lines = [f"({self._left_out} lines not shown here; the log files have them)", *lines]
-        try:
-            self._batches.put_nowait(lines)
-            self._left_out = 0
-        except queue.Full:
-            self._left_out += len(lines) - bool(self._left_out)
-
-    def close(self, timeout: float = 1.0) -> None:
-        """Wait until what was shown is written, for at most `timeout` seconds."""
-        with contextlib.suppress(queue.Full):
-            self._batches.put(None, timeout=timeout)
-            self._thread.join(timeout)
-
-    def _write_batches(self) -> None:
-        while (lines := self._batches.get()) is not None:
-            unwritten = "".join(f"{line}\n" for line in lines).encode()
-            try:
-                while unwritten:
-                    unwritten = unwritten[os.write(self._descriptor, unwritten) :]
-            except OSError:
-                self._closed()
-                break
-        # Nobody reads any more: go on taking lines, so that the queue never fills.
-        while lines is not None:
-            lines = self._batches.get()
-
-
-class LogFile(RotatingFileHandler):
-    """One program's lines on disk, rotated by size; a disk that takes none is reported once."""
-
-    def __init__(self, path: Path, size: int, copies: int, complain: Callable[[str], None]) -> None:
-        super().__init__(
-            path, maxBytes=size, backupCount=copies, encoding="utf-8", errors="replace", delay=True
-        )
-        self._path = path
-        self._complain = complain
-        self._complained = False
-
-    def write(self, lines: list[str]) -> None:
-        """Append lines, all to the same file."""
-        self.handle(makeLogRecord({"msg": "\n".join(lines)}))
-
-    def handleError(self, record: LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """Say once that lines are not written, and why."""
-        if not self._complained:
-            self._complained = True
-            self._complain(f"cannot write {self._path}: {sys.exc_info()[1]} (said once) {record.msg[:80]!r}")
-
-
 class _Output(asyncio.SubprocessProtocol):
-    """Cuts what a child prints into lines, and knows when it has ended."""
+    """Splits what a child prints into lines, and signals its exit."""
 
-    def __init__(self, take: Callable[[list[str]], None]) -> None:
-        self._take = take
-        self._rest = b""
+    def __init__(self, on_lines: Callable[[list[str]], None]) -> None:
+        self._on_lines = on_lines
+        self._partial = b""
         self.exited = asyncio.Event()
         self.closed = asyncio.Event()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002 - one pipe for both
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LONGEST_LINE:
-            lines.append(self._rest)
-            self._rest = b""
-        for first in range(0, len(lines), LINES_AT_ONCE):
-            self._take([_decode(line) for line in lines[first : first + LINES_AT_ONCE]])
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        if len(self._partial) > MAX_LINE_BYTES:
+            lines.append(self._partial)
+            self._partial = b""
+        for first in range(0, len(lines), LINES_PER_BATCH):
+            self._on_lines([_decode(line) for line in lines[first : first + LINES_PER_BATCH]])
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
-        if self._rest:
-            self._take([_decode(self._rest)])
+        if self._partial:
+            self._on_lines([_decode(self._partial)])
         self.closed.set()
 
     def process_exited(self) -> None:
@@ -181,38 +72,43 @@ class _Output(asyncio.SubprocessProtocol):
 
 
 class Child:
-    """One program, started again when it dies, until it is told to stop."""
+    """One program, restarted when it dies, until it is told to stop or a restart is of no use.
+
+    `gave_up` is set once the program has ended by itself and is not restarted; `invalid_setting` says that
+    it ended because of one.
+    """
 
     def __init__(
         self,
         program: Program,
         say: Callable[[str], None],
-        take: Callable[[list[str]], None],
+        on_lines: Callable[[list[str]], None],
         *,
         restart: bool,
     ) -> None:
         self._program = program
         self._say = say
-        self._take = take
+        self._on_lines = on_lines
         self._restart = restart
         self._transport: asyncio.SubprocessTransport | None = None
         self._stopping = asyncio.Event()
-        self._obeyed = True
-        self.died = asyncio.Event()
+        self._ended_cleanly = True
+        self.gave_up = asyncio.Event()
+        self.invalid_setting = False
         self._task = asyncio.create_task(self._keep_running())
 
     async def stop(self) -> bool:
-        """End the program and tell whether it obeyed and ended cleanly."""
+        """End the program and return whether it ended in time and cleanly."""
         name = self._program.name
         self._stopping.set()
         self._signal(signal.SIGTERM)
-        done, _ = await asyncio.wait({self._task}, timeout=SECONDS_TO_END)
+        done, _ = await asyncio.wait({self._task}, timeout=STOP_SECONDS)
         if not done:
-            self._say(f"{name} did not end within {SECONDS_TO_END} s: killed")
-            self._obeyed = False
+            self._say(f"{name} did not end within {STOP_SECONDS} s: killed")
+            self._ended_cleanly = False
             self._signal(signal.SIGKILL)
             await asyncio.wait({self._task}, timeout=1.0)
-        return self._obeyed
+        return self._ended_cleanly
 
     async def _keep_running(self) -> None:
         deaths = 0
@@ -221,28 +117,30 @@ class Child:
             ending = await self._run_once()
             if self._stopping.is_set():
                 return
-            if time.monotonic() - started > SECONDS_TO_COUNT_AS_HEALTHY:
+            if time.monotonic() - started > HEALTHY_AFTER_SECONDS:
                 deaths = 0
             pause = RESTART_PAUSES[min(deaths, len(RESTART_PAUSES) - 1)]
             deaths += 1
-            again = f": started again in {pause} s" if self._restart else ""
-            self._say(f"{self._program.name} {ending}{again}")
-            self.died.set()
-            if not self._restart:
+            restart = self._restart and not self.invalid_setting
+            self._say(f"{self._program.name} {ending}" + (f": restarting in {pause} s" if restart else ""))
+            if not restart:
+                self.gave_up.set()
                 return
-            # The pause ends early when there is nothing to start any more.
             await _wait(self._stopping, pause)
 
     async def _run_once(self) -> str:
-        """Start the program, see it through to its end, and say how it ended."""
+        """Start the program, wait until it has ended, and return how it ended, in words."""
         try:
             transport, output = await asyncio.get_running_loop().subprocess_exec(
-                lambda: _Output(self._take),
+                lambda: _Output(self._on_lines),
                 *self._program.command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                # A group of its own: Ctrl-C reaches the launcher alone, which ends all in its way.
+                # Into a pipe Python writes blocks: lines would come late, and not in the order of printing.
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                # A process group of its own: Ctrl-C reaches the launcher alone, which ends the children in
+                # order.
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
@@ -254,16 +152,17 @@ class Child:
             self._signal(signal.SIGTERM)
         await output.exited.wait()
         _kill_group(transport.get_pid())
-        # What it printed last is still in the pipe.
+        # Its last lines are still in the pipe.
         await _wait(output.closed, 0.5)
         status = transport.get_returncode()
         transport.close()
         self._transport = None
+        self.invalid_setting = status == EXIT_INVALID_SETTING
         ending = describe(status)
-        # SIGTERM itself as the ending: it came before the program had got as far as to handle it.
+        # SIGTERM itself as the ending: it came before the program had set a handler.
         if self._stopping.is_set() and status not in {0, -signal.SIGTERM}:
             self._say(f"{self._program.name} {ending} when told to end")
-            self._obeyed = False
+            self._ended_cleanly = False
         return ending
 
     def _signal(self, number: signal.Signals) -> None:
@@ -301,59 +200,65 @@ class Supervisor:
         """Show and log a line of the launcher's own."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
         self._terminal.show("launcher", [line])
-        self._keep("launcher", [line])
+        self._write("launcher", [line])
 
     def start(self, program: Program) -> None:
         """Start a program and keep it running."""
         self._children[program.name] = Child(
             program,
             self.say,
-            lambda lines: self._take(program.name, lines),
+            lambda lines: self._on_lines(program.name, lines),
             restart=self._restart,
         )
 
     async def stop(self, *names: str) -> bool:
-        """End the named programs, all where none is named; tell whether each ended cleanly."""
-        children = [self._children[name] for name in names or self._children]
+        """End the named programs (default: all) at the same time; return whether each ended cleanly."""
+        children = [self._children[name] for name in names or self._children if name in self._children]
         return all(await asyncio.gather(*(child.stop() for child in children)))
 
-    async def wait_for_death(self) -> None:
-        """Return when any program has died by itself."""
-        waits = [asyncio.ensure_future(child.died.wait()) for child in self._children.values()]
+    async def wait_until_one_gives_up(self) -> None:
+        """Return when a program has ended by itself and is not restarted."""
+        waits = [asyncio.ensure_future(child.gave_up.wait()) for child in self._children.values()]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
 
-    def any_died(self) -> bool:
-        """Tell whether a program has died by itself."""
-        return any(child.died.is_set() for child in self._children.values())
+    def any_gave_up(self) -> bool:
+        """Return whether a program has ended by itself and is not restarted."""
+        return any(child.gave_up.is_set() for child in self._children.values())
+
+    def any_invalid_setting(self) -> bool:
+        """Return whether a program has ended because of an invalid setting."""
+        return any(child.invalid_setting for child in self._children.values())
 
     def close(self) -> None:
         """Close the log files."""
         for file in self._files.values():
             file.close()
 
-    def _take(self, name: str, lines: list[str]) -> None:
+    def _on_lines(self, name: str, lines: list[str]) -> None:
         if self._show_programs:
             self._terminal.show(name, lines)
-        self._keep(name, lines)
+        self._write(name, lines)
 
-    def _keep(self, name: str, lines: list[str]) -> None:
+    def _write(self, name: str, lines: list[str]) -> None:
         if name not in self._files:
             path = self._logs / f"{name}.log"
-            self._files[name] = LogFile(path, self._log_size, self._log_copies, self._complain)
+            self._files[name] = LogFile(path, self._log_size, self._log_copies, self._report)
         self._files[name].write(lines)
 
-    def _complain(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         self._terminal.show("launcher", [text])
 
 
 def describe(status: int | None) -> str:
-    """Put the return code of a child into words."""
+    """Return the return code of a child in words."""
     if status is None:
         return "ended with an unknown exit status"
+    if status == EXIT_INVALID_SETTING:
+        return f"ended because of an invalid setting (exit status {status})"
     if status >= 0:
         return f"ended with exit status {status}"
     try:

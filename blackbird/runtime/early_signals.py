@@ -1,7 +1,7 @@
-"""Imported first by each service: to be ended while the rest is still being imported is no error.
+"""Imported first by each service, so that a signal while the rest is being imported ends it with status 0.
 
-Importing takes up to two seconds, in which Python's own answers to SIGINT and SIGTERM are a traceback and
-death by signal. Nothing has begun by then, so that there is nothing to finish.
+Importing takes up to two seconds, during which Python's default handling of SIGINT and SIGTERM is a
+traceback and death by signal. Nothing has been started by then, so there is nothing to finish.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 
 
 def _end(*_: object) -> None:
-    # Not SystemExit, which whatever is being imported might catch.
+    # Not SystemExit: the module being imported might catch it.
     os._exit(0)
 
 

@@ -1,7 +1,8 @@
-"""How each of the four services is a process: log lines, its end on SIGINT and SIGTERM, exit status."""
+"""What the four services have in common as processes: command line, log lines, end, exit status."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import logging
@@ -9,19 +10,47 @@ import selectors
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
+from blackbird import __version__
 from blackbird.runtime.paced_selector import PacedSelector
 
 logger = logging.getLogger(__name__)
 
-# The contract gives a service 5 s to end; what is not finished by then goes back to the broker.
+# The contract gives a service 5 s to end; what is not finished by then is requeued by the broker.
 STOP_SECONDS = 4.0
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+# EX_CONFIG of sysexits.h: the same settings would end the process the same way, so it is not worth
+# restarting.
+EXIT_INVALID_SETTING = 78
+
+
+def parse_arguments(documentation: str | None) -> None:
+    """Handle the command line of a service, whose options are --help and --version alone.
+
+    `documentation` is the docstring of the service's module: its first paragraph is shown by --help. Any
+    other argument ends the process with the usage and exit status 2.
+    """
+    parser = argparse.ArgumentParser(
+        description=(documentation or "").partition("\n\n")[0],
+        epilog="Settings come from the environment, then from variables.env. SIGINT (Ctrl-C) or SIGTERM ends"
+        " the service.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"blackbird {__version__}")
+    parser.parse_args()
+
+
+def exit_for_setting(problem: str) -> NoReturn:
+    """End the process with the line `setting <problem>` and a status that rules out a restart."""
+    print(f"setting {problem}", file=sys.stderr)
+    sys.exit(EXIT_INVALID_SETTING)
+
 
 def configure_logging(level: str) -> None:
-    """Log one event a line to the terminal; libraries only from warnings on."""
-    # Nothing of this is in the lines, and finding it out is a fifth of what a line costs.
+    """Log one event per line to the terminal; libraries only from warnings on."""
+    # None of this is in the lines, and finding it out is a fifth of what a line costs.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(
         level=level,
@@ -44,8 +73,8 @@ def run_service(
 ) -> None:
     """Run `serve` until it ends after the event that SIGINT or SIGTERM sets, with exit status 0.
 
-    With a `pace` (seconds) its sockets are looked at no more often than that, see PacedSelector. `on_start`
-    is called once logging works, before anything else. An exception that reaches this edge is logged with its
+    With a `pace` (seconds) its sockets are polled no more often than that, see PacedSelector. `on_start` is
+    called once logging works, before anything else. An exception that reaches this edge is logged with its
     traceback and ends the process with status 1.
     """
     configure_logging(log_level)
@@ -56,10 +85,10 @@ def run_service(
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
             runner.run(_serve(name, serve))
     except Exception:
-        logger.exception("%s ends: nothing knew what to do about this", name)
+        logger.exception("%s: unhandled exception, exiting", name)
         sys.exit(1)
     finally:
-        # What is left is the interpreter's own end, which makes the signals deadly again.
+        # All that is left is the interpreter's shutdown, during which the default handlers would be back.
         for number in ENDING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
@@ -72,17 +101,18 @@ async def _serve(name: str, serve: Callable[[asyncio.Event], Awaitable[None]]) -
         if not loop.is_closed():
             loop.call_soon_threadsafe(stop.set)
 
-    # Not by the loop, which lets go of its signals before the process is gone: a second one would kill it.
+    # Not loop.add_signal_handler: the loop removes its handlers when it closes, before the process is gone,
+    # and a second signal would then kill it.
     for number in ENDING_SIGNALS:
         signal.signal(number, end)
-    logger.info("%s starts", name)
+    logger.info("%s started", name)
     serving = asyncio.ensure_future(serve(stop))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     done, _ = await asyncio.wait([serving], timeout=STOP_SECONDS)
     if not done:
-        logger.warning("%s was cut short; what it had not finished goes back to the broker", name)
+        logger.warning("%s cut short after %s s; the broker requeues what is unfinished", name, STOP_SECONDS)
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([serving], timeout=0.5)

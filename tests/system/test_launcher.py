@@ -1,4 +1,4 @@
-"""The launcher with real processes: small scripts in place of the services, and the demo with all of them."""
+"""The launcher with real processes: small scripts in place of the services, and the demo as it is."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from typing import TypeVar
 import psycopg2
 import pytest
 
+from blackbird import __version__
 from config import Config
 from launcher.__main__ import SERVICES
-from tests.support.workspace import free_port, management
+from launcher.queues import QueueState, look_up
+from tests.support.workspace import Workspace, free_port, management
 
 T = TypeVar("T")
 
@@ -59,6 +61,12 @@ def python(script: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", script, *arguments]
 
 
+def environment(**settings: str) -> dict[str, str]:
+    """Return this process's environment without what would change how the launcher's children print."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**inherited, "PYTHONPATH": str(ROOT), **settings}
+
+
 def until(condition: Callable[[], T], what: str, seconds: float = 20) -> T:
     deadline = time.monotonic() + seconds
     while not (result := condition()):
@@ -85,7 +93,7 @@ class Run:
         self.pids: set[int] = set()
         self.process: subprocess.Popen[bytes]
 
-    def start(self, programs: dict[str, list[str]], *options: str, **environment: str) -> Run:
+    def start(self, programs: dict[str, list[str]], *options: str, **settings: str) -> Run:
         command = [sys.executable, "-c", DRIVER, json.dumps(list(programs.items()))]
         command += ["--no-setup", "--logs", str(self.logs), *options]
         with self.output.open("ab") as output:
@@ -95,7 +103,7 @@ class Run:
                 stdout=output if self._stdout is None else self._stdout,
                 stderr=output,
                 cwd=self.output.parent,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                env=environment(**settings),
             )
         return self
 
@@ -197,7 +205,7 @@ def test_control_c_in_a_terminal_ends_all_and_so_does_closing_it(run: Run, typed
         stdin=inside,
         stdout=inside,
         stderr=inside,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         start_new_session=True,
         preexec_fn=take_terminal,  # noqa: PLW1509 - pytest runs no threads here
     )
@@ -212,7 +220,7 @@ def test_control_c_in_a_terminal_ends_all_and_so_does_closing_it(run: Run, typed
         os.close(terminal)
 
 
-def test_one_that_does_not_obey_is_killed_and_said_so(run: Run) -> None:
+def test_a_program_that_does_not_end_in_time_is_killed_and_reported(run: Run) -> None:
     run.start({"stubborn": python(STUBBORN), "obedient": python(OBEDIENT)})
     pids = [run.pid_of("stubborn"), run.pid_of("obedient")]
     assert run.end() == 1
@@ -228,7 +236,7 @@ def test_an_unclean_end_when_told_to_end_shows_in_the_exit_status(run: Run) -> N
     assert "fails ended with exit status 7 when told to end" in run.text()
 
 
-def test_a_service_that_dies_is_reported_and_started_again(run: Run, tmp_path: Path) -> None:
+def test_a_service_that_dies_is_reported_and_restarted(run: Run, tmp_path: Path) -> None:
     # Ends with status 3 once, then runs.
     once = (
         f"import pathlib, sys; mark = pathlib.Path({str(tmp_path / 'mark')!r})\n"
@@ -236,17 +244,49 @@ def test_a_service_that_dies_is_reported_and_started_again(run: Run, tmp_path: P
     )
     run.start({"dies": python(once + OBEDIENT), "lives": python(OBEDIENT)})
     lives, first = run.pid_of("lives"), run.pid_of("dies")
-    assert "dies ended with exit status 3: started again in 0.5 s" in run.text()
+    assert "dies ended with exit status 3: restarting in 0.5 s" in run.text()
     until(lambda: "dies  | last words" in run.text(), "its last words")
 
     os.kill(first, signal.SIGKILL)
-    until(
-        lambda: "dies was killed by SIGKILL: started again in 1.0 s" in run.text(), "the report of its death"
-    )
+    until(lambda: "dies was killed by SIGKILL: restarting in 1.0 s" in run.text(), "the report of its death")
     until(lambda: run.pid_of("dies") != first, "it runs again")
     assert run.pid_of("lives") == lives
     assert run.end() == 0
     assert not is_alive(lives)
+
+
+def test_an_invalid_setting_ends_everything_instead_of_being_retried(run: Run) -> None:
+    invalid = "import sys; print('setting COLOUR: expected red, was blue'); sys.exit(78)"
+    run.start({"invalid": python(invalid), "lives": python(OBEDIENT)})
+    assert run.process.wait(20) == 78
+    assert "invalid | setting COLOUR: expected red, was blue" in run.text()
+    assert run.text().count("invalid started") == 1
+    assert not re.findall("running as", run.log("lives")) or not is_alive(run.pid_of("lives"))
+
+
+def test_it_says_that_the_servers_keep_running(run: Run) -> None:
+    run.start({"one": python(OBEDIENT)})
+    run.pid_of("one")
+    assert run.end(signal.SIGINT) == 0
+    assert "the database and the broker keep running; ./setup.sh stop stops them" in run.text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "mode"),
+    [
+        ({"REAL_ORDER_SENDING": "false"}, "SIMULATED ORDERS"),
+        ({"BYBIT_ENVIRONMENT": "demo"}, "REAL ORDERS to api-demo.bybit.com"),
+        ({"BYBIT_ENVIRONMENT": "testnet"}, "REAL ORDERS to api-testnet.bybit.com"),
+        ({"BYBIT_REST_URL": "http://127.0.0.1:1/path"}, "REAL ORDERS to 127.0.0.1:1"),
+    ],
+)
+def test_the_first_line_says_where_orders_go(run: Run, settings: dict[str, str], mode: str) -> None:
+    real = {"REAL_ORDER_SENDING": "true", "API_KEY": "k", "API_SECRET": "s"}
+    run.start({"one": python(OBEDIENT)}, **{**real, **settings})
+    run.pid_of("one")
+    assert run.end() == 0
+    assert run.text().splitlines()[0] == mode
+    assert run.log("launcher").splitlines()[0].endswith(mode)
 
 
 def test_a_program_that_cannot_be_started_is_reported(run: Run) -> None:
@@ -281,7 +321,7 @@ def test_a_terminal_that_takes_nothing_stops_neither_the_programs_nor_the_end(tm
         os.close(reader)
 
 
-def test_all_ends_when_nobody_reads_the_terminal_any_more(tmp_path: Path) -> None:
+def test_everything_ends_when_nothing_reads_the_terminal_any_more(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     run = Run(tmp_path, stdout=writer)
     try:
@@ -298,7 +338,8 @@ def test_all_ends_when_nobody_reads_the_terminal_any_more(tmp_path: Path) -> Non
 ROTATING = """
 import asyncio, os, sys
 from pathlib import Path
-from launcher.supervisor import Program, Supervisor, Terminal
+from launcher.supervisor import Program, Supervisor
+from launcher.terminal import Terminal
 
 async def supervise(logs, *command):
     terminal = Terminal(5, lambda: None, os.open(os.devnull, os.O_WRONLY))
@@ -318,7 +359,7 @@ def test_log_files_are_rotated_and_only_so_many_kept(tmp_path: Path) -> None:
     noisy = python(f"for n in range(5000): print(n, 'x' * 90)\n{OBEDIENT}")
     (tmp_path / "noisy.log").touch()
     command = python(ROTATING, str(tmp_path), *noisy)
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=20)
+    subprocess.run(command, env=environment(), check=True, timeout=20)
     kept = sorted(path.name for path in tmp_path.glob("noisy*"))
     assert kept == ["noisy.log", "noisy.log.1", "noisy.log.2"]
     assert all((tmp_path / name).stat().st_size <= 20_000 for name in kept)
@@ -331,7 +372,7 @@ def test_a_second_launcher_on_the_same_log_files_is_refused(run: Run, tmp_path: 
     pid = run.pid_of("one")
     second = subprocess.run(
         [*python(DRIVER, "[]"), "--no-setup", "--logs", str(run.logs)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -371,11 +412,11 @@ def test_help_names_every_option(tmp_path: Path) -> None:
         [START, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False
     )
     assert answer.returncode == 0
-    for option in ("--demo", "--seconds", "--windows", "--logs", "--no-setup"):
+    for option in ("--demo", "--seconds", "--windows", "--logs", "--no-setup", "--version"):
         assert option in answer.stdout
 
 
-def test_a_taken_collector_port_is_said_before_anything_starts(tmp_path: Path) -> None:
+def test_a_taken_collector_port_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         answer = subprocess.run(
@@ -392,21 +433,21 @@ def test_a_taken_collector_port_is_said_before_anything_starts(tmp_path: Path) -
     assert not list(tmp_path.glob("*.log"))
 
 
-def test_windows_without_anything_to_open_them_in_says_what_is_needed(run: Run, tmp_path: Path) -> None:
-    run.start({"one": python(OBEDIENT)}, "--windows", PATH=str(tmp_path), DISPLAY="")
+def test_windows_without_tmux_are_refused_before_anything_starts(run: Run, tmp_path: Path) -> None:
+    run.start({"one": python(OBEDIENT)}, "--windows", PATH=str(tmp_path))
     assert run.process.wait(20) == 1
-    assert "--windows needs tmux, or gnome-terminal, konsole or xterm" in run.text()
+    assert "--windows needs tmux" in run.text()
     assert not run.log("one")
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 def test_windows_in_tmux_show_the_logs_and_are_closed_at_the_end(run: Run, tmp_path: Path) -> None:
-    environment = {**os.environ, "TMUX_TMPDIR": str(tmp_path)}
-    environment.pop("TMUX", None)
+    settings = environment(TMUX_TMPDIR=str(tmp_path))
+    settings.pop("TMUX", None)
 
     def tmux(*arguments: str) -> str:
         return subprocess.run(
-            ["tmux", *arguments], env=environment, capture_output=True, text=True, timeout=20, check=False
+            ["tmux", *arguments], env=settings, capture_output=True, text=True, timeout=20, check=False
         ).stdout
 
     run.start(
@@ -424,21 +465,6 @@ def test_windows_in_tmux_show_the_logs_and_are_closed_at_the_end(run: Run, tmp_p
 
     assert run.end() == 0
     assert not tmux("list-windows", "-a")
-
-
-def test_windows_on_a_desktop_use_the_terminal_that_is_there(run: Run, tmp_path: Path) -> None:
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    terminal = programs / "xterm"
-    terminal.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/opened\nexec /bin/sleep 60\n')
-    terminal.chmod(0o755)
-    run.start(
-        {"one": python(OBEDIENT), "two": python(OBEDIENT)}, "--windows", PATH=str(programs), DISPLAY=":99"
-    )
-    run.pid_of("one")
-    opened = until(lambda: sorted((tmp_path / "opened").read_text().splitlines())[1:], "two windows")
-    assert re.fullmatch(rf"-T two -e tail --pid=\d+ -n 0 -F {run.logs}/two\.log", opened[0])
-    assert run.end() == 0
 
 
 COLLECTOR_STUB = """
@@ -481,6 +507,60 @@ def test_a_demo_fails_when_a_subscription_is_refused(run: Run) -> None:
     assert "the demo failed: the collector refuses" in run.text()
 
 
+def test_a_demo_that_is_interrupted_ends_in_the_order_of_the_messages(run: Run, place: Workspace) -> None:
+    port = str(free_port())
+    last_words = OBEDIENT.replace("sys.exit(0)", "(print('ending', flush=True), sys.exit(0))")
+    programs = {
+        "trading_engine_service": python(last_words),
+        "data_storage_service": python(last_words),
+        "signal_service": python(last_words),
+        "market_data_collector_service": python(COLLECTOR_STUB + last_words, port, "200"),
+    }
+    run.start(programs, "--demo", COLLECTOR_PORT=port, DEMO_NAME=place.name)
+    for name in programs:
+        run.pid_of(name)
+    until(
+        lambda: len(re.findall("body", run.log("market_data_collector_service"))) == 2, "both subscriptions"
+    )
+    assert run.end(signal.SIGINT) == 0
+    endings = re.findall(r"^(\S+) +\| ending$", run.text(), re.MULTILINE)
+    assert endings[:2] == ["market_data_collector_service", "signal_service"]
+    assert sorted(endings[2:]) == ["data_storage_service", "trading_engine_service"]
+    assert "messages stored" in run.text()
+
+
+def test_queues_are_looked_up_on_the_broker(place: Workspace) -> None:
+    broker = {**Config.BROKER_CONFIG, "virtual_host": place.name}
+    channel = place.channel()
+    channel.queue_declare("orders", durable=True)
+    channel.queue_declare("storage", durable=True)
+    channel.basic_publish("", "storage", b"1")
+    channel.basic_consume("orders", lambda *_: None)
+    until(lambda: look_up(broker, "storage")["storage"].messages, "the message is in the queue")
+    assert look_up(broker, "signal", "storage", "orders") == {
+        "signal": QueueState(0, 0),
+        "storage": QueueState(1, 0),
+        "orders": QueueState(0, 1),
+    }
+
+
+def test_the_launcher_needs_nothing_but_the_standard_library_before_setup() -> None:
+    # -S: no site-packages, as on a machine where setup.sh has not run yet.
+    command = [sys.executable, "-S", "-m", "launcher", "--version"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    assert (answer.returncode, answer.stdout) == (0, f"blackbird {__version__}\n"), answer.stderr
+
+
+QUEUES_STUB = """
+import os
+from types import SimpleNamespace
+class BrokerUnavailableError(Exception): pass
+def look_up(_, *queues):
+    consumers = os.environ.get("CONSUMED", "").split()
+    return {queue: SimpleNamespace(messages=0, consumers=queue in consumers) for queue in queues}
+"""
+
+
 @pytest.fixture
 def fresh(tmp_path: Path) -> Path:
     """Copy the launcher into a folder with small services, a small setup.sh, and no environment yet."""
@@ -488,7 +568,9 @@ def fresh(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("start_microservice.sh", "config.py"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "launcher", folder / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("launcher", "blackbird"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "launcher" / "queues.py").write_text(QUEUES_STUB)
     for name in SERVICES:
         (folder / f"{name}.py").write_text(OBEDIENT)
     setup = folder / "setup.sh"
@@ -500,7 +582,14 @@ def fresh(tmp_path: Path) -> Path:
     return folder
 
 
-def start_fresh(folder: Path, output: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+def start_fresh(folder: Path, output: Path, *options: str, **settings: str) -> subprocess.Popen[bytes]:
+    defaults = {
+        "COLLECTOR_PORT": str(free_port()),
+        "POSTGRES_DB": "live",
+        "RABBITMQ_VHOST": "/",
+        "REAL_ORDER_SENDING": "0",
+        "SETUP_STATUS": "0",
+    }
     with output.open("wb") as file:
         return subprocess.Popen(
             [str(folder / "start_microservice.sh"), *options],
@@ -508,15 +597,7 @@ def start_fresh(folder: Path, output: Path, *options: str, **environment: str) -
             stdout=file,
             stderr=file,
             cwd="/",
-            env={
-                **os.environ,
-                "COLLECTOR_PORT": str(free_port()),
-                "POSTGRES_DB": "live",
-                "RABBITMQ_VHOST": "/",
-                "REAL_ORDER_SENDING": "0",
-                "SETUP_STATUS": "0",
-                **environment,
-            },
+            env={**os.environ, **defaults, **settings},
         )
 
 
@@ -534,12 +615,12 @@ def test_a_fresh_checkout_is_set_up_before_the_services_start(fresh: Path, tmp_p
         launcher.kill()
         launcher.wait()
     assert not any(is_alive(pid) for pid in pids)
-    # Once, although the launcher went on in the environment that it brought.
+    # Once, although the launcher went on in the environment that setup.sh had made.
     assert (fresh / "setups").read_text() == "live / 0: \n"
     assert "signal_service                | running as" in output.read_text()
 
 
-def test_a_failing_setup_is_said_and_nothing_starts(fresh: Path, tmp_path: Path) -> None:
+def test_a_failing_setup_is_reported_and_nothing_starts(fresh: Path, tmp_path: Path) -> None:
     output = tmp_path / "terminal"
     assert start_fresh(fresh, output, SETUP_STATUS="5").wait(20) == 5
     assert "./setup.sh failed with exit status 5" in output.read_text()
@@ -552,9 +633,27 @@ def test_the_demo_empties_a_database_and_virtual_host_of_its_own_and_sends_no_re
     (fresh / "local_exchange.py").write_text(OBEDIENT)  # a module as good as the package
     (fresh / "launcher" / "demo.py").write_text("async def play(*_): return 0\n")
     output = tmp_path / "terminal"
-    environment = {"REAL_ORDER_SENDING": "true", "API_KEY": "k", "API_SECRET": "s"}
-    assert start_fresh(fresh, output, "--demo", **environment).wait(20) == 0
+    settings = {"REAL_ORDER_SENDING": "true", "API_KEY": "k", "API_SECRET": "s"}
+    assert start_fresh(fresh, output, "--demo", **settings).wait(20) == 0
     assert (fresh / "setups").read_text() == "demo demo false: \ndemo demo false: reset --yes\n"
+    assert "SIMULATED ORDERS\n" in output.read_text()
+
+
+def test_a_demo_on_a_taken_port_empties_nothing(fresh: Path, tmp_path: Path) -> None:
+    output = tmp_path / "terminal"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert start_fresh(fresh, output, "--demo", COLLECTOR_PORT=port).wait(20) == 1
+    assert f"port {port} is taken" in output.read_text()
+    assert "reset" not in (fresh / "setups").read_text()
+
+
+@pytest.mark.parametrize("queue", ["storage", "signal", "orders"])
+def test_a_demo_empties_nothing_that_has_consumers(fresh: Path, tmp_path: Path, queue: str) -> None:
+    output = tmp_path / "terminal"
+    assert start_fresh(fresh, output, "--demo", CONSUMED=queue).wait(20) == 1
+    assert f"virtual host demo is in use and was not emptied: consumers on {queue};" in output.read_text()
+    assert "reset" not in (fresh / "setups").read_text()
 
 
 @pytest.fixture
@@ -569,7 +668,46 @@ def demo_name() -> Iterator[str]:
     management(dict(os.environ), "DELETE", f"vhosts/{name}")
 
 
-def test_the_demo_trades_and_its_table_is_what_the_database_holds(tmp_path: Path, demo_name: str) -> None:
+@pytest.fixture
+def demo_settings(tmp_path: Path, demo_name: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DEMO_NAME": demo_name,
+        "COLLECTOR_PORT": str(free_port()),
+        "JOURNAL_PATH": str(tmp_path / "journal"),
+    }
+
+
+def stored(demo_name: str) -> dict[str, str]:
+    """Return what the closing table has to show, from the database."""
+    queries = {
+        "messages stored": "SELECT count(*) FROM bybit.orderbook_update",
+        "order-book rows": "SELECT count(*) FROM bybit.orderbook",
+        "orders: Open Spread": """SELECT count(*) / 2 FROM bybit."order" WHERE action = 'Open Spread'""",
+        "PnL": 'SELECT sum(flux) FROM bybit."order"',
+        "exposure spot BTCUSDT": """SELECT -sum(flux) FROM bybit."order" WHERE channel = 'spot'""",
+        "exposure linear BTCPERP": """SELECT -sum(flux) FROM bybit."order" WHERE symbol_name = 'BTCPERP'""",
+    }
+    found = {}
+    connection = psycopg2.connect(**{**Config.DB_CONFIG, "database": demo_name})  # type: ignore[call-overload]
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        for what, query in queries.items():
+            cursor.execute(query)
+            found[what] = str(cursor.fetchall()[0][0])
+    return found
+
+
+def check_table(output: str, demo_name: str) -> None:
+    expected = stored(demo_name)
+    table = dict(re.findall(r"^  (\S.*?)  +(-?[\d,.]+)$", output, re.MULTILINE))
+    assert {what: table[what].replace(",", "") for what in expected} == expected
+    assert "messages left in the queue" not in table
+    assert int(expected["orders: Open Spread"]) > 0
+
+
+def test_the_demo_trades_and_its_table_is_what_the_database_holds(
+    tmp_path: Path, demo_name: str, demo_settings: dict[str, str]
+) -> None:
     logs = tmp_path / "logs"
     demo = subprocess.run(
         [START, "--demo", "--seconds", "8", "--logs", str(logs)],
@@ -579,42 +717,36 @@ def test_the_demo_trades_and_its_table_is_what_the_database_holds(tmp_path: Path
         timeout=180,
         check=False,
         cwd=tmp_path,
-        env={
-            **os.environ,
-            "DEMO_NAME": demo_name,
-            "COLLECTOR_PORT": str(free_port()),
-            "JOURNAL_PATH": str(tmp_path / "journal"),
-        },
+        env=demo_settings,
     )
     assert demo.returncode == 0, demo.stdout + demo.stderr
-
-    connection = psycopg2.connect(**{**Config.DB_CONFIG, "database": demo_name})  # type: ignore[call-overload]
-    with contextlib.closing(connection), connection.cursor() as cursor:
-        expected = {}
-        for what, query in (
-            ("messages stored", "SELECT count(*) FROM bybit.orderbook_update"),
-            ("order-book rows", "SELECT count(*) FROM bybit.orderbook"),
-            (
-                "orders: Open Spread",
-                """SELECT count(*) / 2 FROM bybit."order" WHERE action = 'Open Spread'""",
-            ),
-            ("PnL", 'SELECT sum(flux) FROM bybit."order"'),
-            (
-                "exposure spot BTCUSDT",
-                """SELECT -sum(flux) FROM bybit."order" WHERE channel = 'spot'""",
-            ),
-            (
-                "exposure linear BTCPERP",
-                """SELECT -sum(flux) FROM bybit."order" WHERE symbol_name = 'BTCPERP'""",
-            ),
-        ):
-            cursor.execute(query)
-            expected[what] = str(cursor.fetchall()[0][0])
-    table = dict(re.findall(r"^  (\S.*?)  +(-?[\d,.]+)$", demo.stdout, re.MULTILINE))
-    assert {what: table[what].replace(",", "") for what in expected} == expected
-    assert "messages left in the queue" not in table
-    assert int(expected["orders: Open Spread"]) > 0
-
+    check_table(demo.stdout, demo_name)
     for name in ("local_exchange", *SERVICES):
         assert (logs / f"{name}.log").stat().st_size > 0
     assert len(re.findall(r"started, pid", demo.stdout)) == 5
+
+
+def test_control_c_ends_the_demo_with_its_table_and_without_a_warning(
+    tmp_path: Path, demo_name: str, demo_settings: dict[str, str]
+) -> None:
+    logs, output = tmp_path / "logs", tmp_path / "terminal"
+    with output.open("wb") as terminal:
+        demo = subprocess.Popen(
+            [START, "--demo", "--logs", str(logs)],
+            stdin=subprocess.DEVNULL,
+            stdout=terminal,
+            stderr=terminal,
+            env=demo_settings,
+        )
+    try:
+        until(lambda: "ACK order placed" in Run(tmp_path).log("trading_engine_service"), "trades", 120)
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 0, output.read_text()
+    finally:
+        demo.kill()
+        demo.wait()
+    text = output.read_text()
+    check_table(text, demo_name)
+    assert f"POSTGRES_DB={demo_name} ./setup.sh psql" in text
+    assert "./setup.sh stop stops them" in text
+    assert not re.findall(r".*(?:WARNING|ERROR|CRITICAL|goodbye).*", text)

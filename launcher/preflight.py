@@ -1,0 +1,69 @@
+"""Checks before anything is started or emptied, and the mode that orders are sent in; reads the settings."""
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import urlsplit
+
+import config
+from blackbird.broker.topology import ORDERS, SIGNAL, STORAGE
+from config import Config
+from launcher.queues import BrokerUnavailableError, look_up
+
+# Where pybit sends orders; see BYBIT_ENVIRONMENT.
+ORDER_HOSTS = {"demo": "api-demo.bybit.com", "testnet": "api-testnet.bybit.com", "mainnet": "api.bybit.com"}
+
+
+class CannotStartError(Exception):
+    """Something that only the user can put right; the text says what."""
+
+
+def order_mode() -> str:
+    """Return in one line whether orders are simulated, and if not, which host they go to.
+
+    Here and elsewhere an invalid setting ends the process with a line that names it, see
+    config.check_settings.
+    """
+    config.check_settings()
+    if not Config.REAL_ORDER_SENDING:
+        return "SIMULATED ORDERS"
+    host = urlsplit(Config.BYBIT_REST_URL).netloc or ORDER_HOSTS[Config.BYBIT_ENVIRONMENT]
+    return f"REAL ORDERS to {host}"
+
+
+def changed_settings() -> str:
+    """Return the settings that are not at their defaults, in one line."""
+    return f"settings other than the defaults: {config.changed_settings() or 'none'}"
+
+
+def check_collector_port() -> None:
+    """Raise CannotStartError where the collector's port is taken, perhaps by another Blackbird."""
+    if not port_is_free(Config.COLLECTOR_HOST, Config.COLLECTOR_PORT):
+        raise CannotStartError(
+            f"port {Config.COLLECTOR_PORT} is taken: another Blackbird may be running;"
+            " end it, or set COLLECTOR_PORT to a free one"
+        )
+
+
+def check_nothing_consumes() -> None:
+    """Raise CannotStartError where services work on the virtual host that is about to be emptied."""
+    try:
+        states = look_up(Config.BROKER_CONFIG, STORAGE, SIGNAL, ORDERS)
+    except BrokerUnavailableError as error:
+        raise CannotStartError(str(error)) from None
+    if consumed := [queue for queue, state in states.items() if state.consumers]:
+        raise CannotStartError(
+            f"virtual host {Config.RABBITMQ_VHOST} is in use and was not emptied: consumers on"
+            f" {', '.join(consumed)}; end what runs there, or set DEMO_NAME to another name"
+        )
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Return whether a server could listen on the port."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind((host, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,56 @@
+"""How many messages and consumers the broker's queues have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pika
+from pika.exceptions import AMQPError, ChannelClosedByBroker
+
+from blackbird.broker.session import connection_parameters
+
+NOT_FOUND = 404
+
+
+class BrokerUnavailableError(Exception):
+    """The broker does not answer; the text says why."""
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """Messages ready for delivery, and consumers."""
+
+    messages: int
+    consumers: int
+
+
+def look_up(broker: Mapping[str, Any], *queues: str) -> dict[str, QueueState]:
+    """Return the state of each queue; one that does not exist has no messages and no consumers.
+
+    `broker` is `Config.BROKER_CONFIG`. Raises BrokerUnavailableError.
+    """
+    states = {}
+    try:
+        connection = pika.BlockingConnection(connection_parameters(**broker, name="launcher"))
+        try:
+            for queue in queues:
+                states[queue] = _look_up(connection, queue)
+        finally:
+            connection.close()
+    except (AMQPError, OSError) as error:
+        raise BrokerUnavailableError(f"the broker does not answer: {error!r}") from None
+    return states
+
+
+def _look_up(connection: pika.BlockingConnection, queue: str) -> QueueState:
+    channel = connection.channel()
+    try:
+        declared = channel.queue_declare(queue, passive=True).method
+    except ChannelClosedByBroker as error:
+        if error.reply_code != NOT_FOUND:
+            raise
+        return QueueState(0, 0)
+    channel.close()
+    return QueueState(declared.message_count, declared.consumer_count)

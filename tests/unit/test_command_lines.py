@@ -1,0 +1,45 @@
+"""--help, --version and wrong options of the services: answered, and nothing is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from blackbird import __version__
+from launcher.__main__ import SERVICES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(service: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # A service that started would log, and would wait for the broker until the timeout.
+    command = [sys.executable, str(ROOT / f"{service}.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_help_is_shown_and_nothing_is_started(service: str) -> None:
+    answer = call(service, "--help")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.startswith(f"usage: {service}.py [-h] [--version]\n")
+
+
+def test_the_version_is_shown_and_nothing_is_started() -> None:
+    answer = call("signal_service", "--version")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, f"blackbird {__version__}\n", "")
+
+
+@pytest.mark.parametrize("argument", ["--halp", "start", "--vers"])
+def test_an_unknown_argument_ends_with_the_usage(argument: str) -> None:
+    answer = call("trading_engine_service", argument)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("usage: trading_engine_service.py")
+
+
+def test_package_project_and_changelog_agree_on_the_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == __version__
