@@ -13,6 +13,17 @@ END $$;
 
 CREATE SCHEMA IF NOT EXISTS bybit;
 
+-- For people at a prompt: \d lists the tables, and orderbook means bybit.orderbook. Somebody's own choice is kept.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM pg_db_role_setting JOIN pg_database ON pg_database.oid = setdatabase
+                 WHERE datname = current_database() AND setrole = 0 AND setconfig::text LIKE '%search_path=%') THEN
+    EXECUTE format('ALTER DATABASE %I SET search_path = "$user", public, bybit', current_database());
+  END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+  RAISE WARNING 'search_path stays as it is: %', SQLERRM;
+END $$;
+
 -- One row a price level of an order-book message; size 0 is a removed level. Times are milliseconds.
 CREATE TABLE IF NOT EXISTS bybit.orderbook (
   topic        text    NOT NULL,

@@ -203,7 +203,7 @@ class Workspace:
         """Return the rows that a statement gives, on a connection of its own."""
         with contextlib.closing(connect(self.environment, self.name)) as connection, connection:
             cursor = connection.cursor()
-            cursor.execute(statement, arguments)
+            cursor.execute(statement, arguments or None)
             return list(cursor.fetchall()) if cursor.description else []
 
     def close(self) -> None:
