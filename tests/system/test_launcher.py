@@ -289,6 +289,17 @@ def test_the_first_line_says_where_orders_go(run: Run, settings: dict[str, str],
     assert run.log("launcher").splitlines()[0].endswith(mode)
 
 
+def test_settings_that_are_not_at_their_defaults_are_shown_without_secrets(run: Run) -> None:
+    run.start({"one": python(OBEDIENT)}, COLLECTOR_PORT="8123", ORDERBOOK_DEPTH="50", API_SECRET="hush-hush")
+    run.pid_of("one")
+    assert run.end() == 0
+    (line,) = re.findall("settings other than the defaults: (.*)", run.text())
+    shown = dict(each.split("=", 1) for each in line.split())
+    assert (shown["COLLECTOR_PORT"], shown["API_SECRET"]) == ("8123", "***")
+    assert "ORDERBOOK_DEPTH" not in shown
+    assert "hush-hush" not in run.text() + run.log("launcher")
+
+
 def test_a_program_that_cannot_be_started_is_reported(run: Run) -> None:
     run.start({"missing": ["/nonexistent/program"], "lives": python(OBEDIENT)})
     run.pid_of("lives")
