@@ -31,9 +31,8 @@ class Collector:
     def __init__(self, there: Place, exchange: ExchangeProcess, depth: int) -> None:
         port = free_port()
         self._url = f"http://127.0.0.1:{port}"
-        self.service: Service = there.space.start(
+        self.service: Service = there.space.start_ready(
             "market_data_collector",
-            ready="connected to the broker",
             BYBIT_WS_URL=exchange.url,
             COLLECTOR_PORT=str(port),
             ORDERBOOK_DEPTH=str(depth),

@@ -18,7 +18,6 @@ from benchmarks.results import Row, check, median, progress, thousands
 from benchmarks.ticks import verdicts
 from blackbird.broker.topology import ORDERS
 
-READY = "ready: "
 WARM_UP = 200
 IN_FLIGHT = 200
 REMEMBERED = 100_000
@@ -136,7 +135,7 @@ def run(*, quick: bool) -> list[Row]:
         ):
             program.says()
             engine, echo = Client(raw, ORDERS), Client(raw_echo, "echo")
-            service = there.space.start("trading_engine", ready=READY)
+            service = there.space.start_engine()
             progress("orders: one at a time")
             ours, bare = _in_turns(engine, echo, orders, count)
             rows = verdicts("order to ACK, one at a time", ours, bare, "bare echo")
@@ -163,7 +162,7 @@ def run(*, quick: bool) -> list[Row]:
             there.space.query('UPDATE bybit."order" SET execution_id = execution_id + 1000000000')
             there.space.query(REMEMBER, REMEMBERED)
             begin = time.perf_counter()
-            there.space.start("trading_engine", ready=READY)
+            there.space.start_engine()
             reading = time.perf_counter() - begin
             ours, bare = _in_turns(engine, echo, orders, count)
             orders.check_rows(there)

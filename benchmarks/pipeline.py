@@ -81,9 +81,7 @@ class Pipeline:
         self.exchange = exchange
         self._topics = len(topics)
         self._there = there
-        processes = {
-            name: there.space.start(name, ready="connected to the broker").process.pid for name in SERVICES
-        }
+        processes = {name: there.space.start_ready(name).process.pid for name in SERVICES}
         collector = Collector(there, exchange, depth)
         for channel, topic in topics:
             collector.subscribe(channel, topic)

@@ -83,7 +83,7 @@ def _memory(there: Place, service: str, queue: str, count: int) -> Row:
     bodies = (market.body(push, market.group_of(push[1]["data"]["s"])) for push in made)
     sizes: list[int] = []
     with there.raw() as raw, there.raw() as played:
-        process = there.space.start(service, ready="connected to the broker")
+        process = there.space.start_ready(service)
         if service == "signal":
             Engine(played).answer_question()
         sent = 0

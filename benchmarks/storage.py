@@ -20,6 +20,7 @@ from config import Config
 from data_storage_service import BATCH
 from tests.support.workspace import connect
 
+# Logged when the first message may come; the time of it is measured from here.
 READY = "connected to the broker"
 
 
@@ -77,7 +78,8 @@ def stored(there: Place, load: Load) -> tuple[float, float]:
             )
             return cursor.fetchone() is not None
 
-        service = there.space.start("data_storage", ready=READY)
+        service = there.space.start_storage()
+        service.wait_for_line(READY)
         begin = time_of_line(service, READY)
         used = machine.cpu_seconds(service.process.pid)
         seconds = wait_until(last_is_there, f"{load.name} in the table") - begin

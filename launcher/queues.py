@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 from blackbird.broker.session import connection_parameters
 
 NOT_FOUND = 404
+
+# pika warns of a queue that does not exist, which is an answer here.
+logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
 
 
 class BrokerUnavailableError(Exception):

@@ -105,6 +105,14 @@ class Collector:
     def health(self) -> tuple[int, Any]:
         return self.request("GET", "/health")
 
+    def answers(self) -> bool:
+        """Return whether it listens; fails where it has ended."""
+        assert self.service.is_running, f"ended:\n{self.service.output}"
+        with contextlib.suppress(OSError):
+            self.request("GET", "/health")
+            return True
+        return False
+
 
 class Home:
     """A virtual host, and collectors on it and on one exchange."""
@@ -116,14 +124,15 @@ class Home:
     def collector(self, **settings: str) -> Collector:
         """Start a collector and wait until it is with the broker."""
         started = self.start(**settings)
-        started.service.wait_for_line("connected to the broker")
+        self.place.await_ready(started.service)
         return started
 
     def start(self, **settings: str) -> Collector:
         port = free_port()
         settings = {"BYBIT_WS_URL": self.exchange.url, "COLLECTOR_PORT": str(port), **settings}
-        service = self.place.start("market_data_collector", ready="HTTP on", **settings)
-        return Collector(service, port)
+        collector = Collector(self.place.start("market_data_collector", **settings), port)
+        wait_for(collector.answers, "HTTP")
+        return collector
 
     def tap(self, *keys: str) -> Tap:
         return Tap(self.place.channel(), *keys)
@@ -911,7 +920,7 @@ def test_a_stop_ends_in_time_with_nothing_there(home: Home) -> None:
 )
 def test_a_setting_that_makes_no_sense_ends_it_with_one_line(settings: dict[str, str], line: str) -> None:
     ended = run_collector(**settings)
-    assert (ended.returncode, ended.stderr.strip()) == (1, line)
+    assert (ended.returncode, ended.stderr.strip()) == (78, line)
 
 
 def test_a_port_that_is_taken_ends_it_with_one_line() -> None:

@@ -381,9 +381,7 @@ def test_queues_that_are_there_with_other_arguments_are_used_and_when_deleted_ma
     channel = place.channel()
     for queue in ("storage", "signal"):
         channel.queue_declare(queue, durable=True)
-    storage = place.start("data_storage", ready="queue storage is there with other arguments")
-    storage.wait_for_line("queue signal is there with other arguments")
-    storage.wait_for_line("connected to the broker")
+    storage = place.start_storage()
     feed = BookFeed(place, declare=False)
     feed.publish("storage", book_message("BTCUSDT", 1, bids=[("2", "1")], cts=1))
     wait_for(lambda: updates(place) == 1)
@@ -420,7 +418,7 @@ def test_service_that_is_told_to_end_while_it_still_imports_ends_with_status_0(
 def test_service_that_is_told_to_end_again_and_again_ends_with_status_0(
     place: Workspace, service: str
 ) -> None:
-    started = place.start(service, ready="connected to the broker")
+    started = place.start_ready(service)
 
     def has_ended() -> bool:
         started.process.send_signal(signal.SIGTERM)

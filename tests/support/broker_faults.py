@@ -22,7 +22,7 @@ def cut(place: Workspace, names: Iterable[str]) -> None:
 
 def cut_all(place: Workspace, *services: Service, at_least: int = 1) -> None:
     """Cut every connection, at least so many, until these services have noticed and are back."""
-    back = [service.output.count("connected to the broker") for service in services]
+    before = [service.broker_connections() for service in services]
     done: set[str] = set()
 
     def noticed() -> bool:
@@ -30,7 +30,10 @@ def cut_all(place: Workspace, *services: Service, at_least: int = 1) -> None:
         found = connections(place) - done
         cut(place, found)
         done.update(found)
-        counts = [service.output.count("connected to the broker") for service in services]
-        return len(done) >= at_least and all(now > before for now, before in zip(counts, back, strict=True))
+        now = [service.broker_connections() for service in services]
+        return len(done) >= at_least and all(
+            new and not new & old for new, old in zip(now, before, strict=True)
+        )
 
     wait_for(noticed, f"connections cut ({len(done)} so far)")
+    place.await_ready(*services)

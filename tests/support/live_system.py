@@ -71,8 +71,8 @@ class LiveSystem:
         """Start services, and wait until they are at work."""
         for name in names:
             self.services[name] = self.place.start(f"{name}", **self._settings)
-        for name in names if ready else ():
-            self.services[name].wait_for_line("connected to the broker")
+        if ready:
+            self.place.await_ready(*(self.services[name] for name in names))
 
     def subscribe(self) -> None:
         for channel, symbol, matching_key in SUBSCRIPTIONS:

@@ -27,10 +27,15 @@ import psycopg2.errors
 from pika.adapters.blocking_connection import BlockingChannel
 
 from config import Config
+from launcher.queues import BrokerUnavailableError, look_up
 
 HERE = Path(__file__).resolve().parents[2]
 PYTHON = sys.executable
 DEADLINE = 20.0
+
+# The queue that a service has a consumer on once it is at work; the collector has a binding instead.
+CONSUMED = {"data_storage": "storage", "signal": "signal", "trading_engine": "orders"}
+COLLECTOR = "market_data_collector"
 
 T = TypeVar("T")
 
@@ -76,6 +81,7 @@ class Service:
 
     def __init__(self, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
         self.log = log
+        self._broker_port = int(environment.get("RABBITMQ_PORT", Config.RABBITMQ_PORT))
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 command, cwd=HERE, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -91,6 +97,14 @@ class Service:
             return text in self.output
 
         wait_for(seen, f"{text!r} in the log {self.log}", seconds)
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def broker_connections(self) -> frozenset[int]:
+        """Return the local ports of its connections to the broker: another connection has another port."""
+        return connected_ports(self.process.pid, self._broker_port)
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -127,30 +141,82 @@ class Workspace:
             **settings,
         }
         self._services: list[Service] = []
+        self._names: dict[Service, str] = {}
         self._connections: list[Any] = []
 
     # --- processes -------------------------------------------------------------------------------
 
-    def start(self, service: str, *, ready: str | None = None, **settings: str) -> Service:
-        """Start `<service>_service.py`; wait for the line `ready` in its log."""
+    def start(self, service: str, **settings: str) -> Service:
+        """Start `<service>_service.py`."""
         number = len(self._services)
         command = [PYTHON, str(HERE / f"{service}_service.py")]
         started = Service(command, {**self.environment, **settings}, self.folder / f"{number}_{service}.log")
         self._services.append(started)
-        if ready is not None:
-            started.wait_for_line(ready)
+        self._names[started] = service
         return started
 
+    def start_ready(self, service: str, **settings: str) -> Service:
+        """Start a service and wait until it is at work."""
+        # A predecessor whose end the broker has not noticed yet must not be taken for this one.
+        wait_for(lambda: self._at_work(service) <= self._running(service), f"the end of another {service}")
+        others = self._at_work(service)
+        started = self.start(service, **settings)
+        self._await_at_work(started, others + 1)
+        return started
+
+    def await_ready(self, *services: Service) -> None:
+        """Wait until these services, and all others of their kind that run, are at work."""
+        for service in services:
+            self._await_at_work(service, self._running(self._names[service]))
+
+    def _await_at_work(self, service: Service, count: int) -> None:
+        """Wait until so many processes of this service are at work; fail where this one has ended."""
+        name = self._names[service]
+
+        def at_work() -> bool:
+            assert service.is_running, f"ended:\n{service.output}"
+            return self._at_work(name) >= count
+
+        wait_for(at_work, f"{name} is at work, see {service.log}")
+        if name == "trading_engine":
+            # Not answered before it has read its state.
+            self.ask({"action": "List Open Spreads"})
+
     def start_signal(self, **settings: str) -> Service:
-        return self.start("signal", ready="connected to the broker", **settings)
+        return self.start_ready("signal", **settings)
 
     def start_engine(self, **settings: str) -> Service:
-        return self.start("trading_engine", ready="connected to the broker", **settings)
+        return self.start_ready("trading_engine", **settings)
 
     def start_storage(self, **settings: str) -> Service:
-        return self.start("data_storage", ready="connected to the broker", **settings)
+        return self.start_ready("data_storage", **settings)
+
+    def _running(self, name: str) -> int:
+        """Return how many processes of a service run."""
+        return sum(service.is_running for service, its_name in self._names.items() if its_name == name)
+
+    def _at_work(self, name: str) -> int:
+        """Return how many processes of a service consume what they are there for, 0 without a broker."""
+        with contextlib.suppress(BrokerUnavailableError, OSError):
+            if name == COLLECTOR:
+                return self._bindings("resync")
+            queue = CONSUMED[name]
+            return look_up(self.broker, queue)[queue].consumers
+        return 0
+
+    def _bindings(self, key: str) -> int:
+        path = f"exchanges/{urllib.parse.quote(self.name, safe='')}/data_feeder/bindings/source"
+        bindings = management(self.environment, "GET", path)
+        return sum(binding["routing_key"] == key for binding in bindings)
 
     # --- broker ----------------------------------------------------------------------------------
+
+    @property
+    def broker(self) -> dict[str, Any]:
+        """Arguments of `connection_parameters` for the test's virtual host."""
+        host = self.environment.get("RABBITMQ_HOST", Config.RABBITMQ_HOST)
+        port = int(self.environment.get("RABBITMQ_PORT", Config.RABBITMQ_PORT))
+        return {**Config.BROKER_CONFIG, "host": host, "port": port, "virtual_host": self.name}
 
     def channel(self) -> BlockingChannel:
         """Return a channel of a connection of its own to the test's virtual host."""
@@ -215,6 +281,20 @@ class Workspace:
         for connection in self._connections:
             with contextlib.suppress(pika.exceptions.AMQPError, OSError):
                 connection.close()
+
+
+def connected_ports(pid: int, remote_port: int) -> frozenset[int]:
+    """Return the local ports of a process's TCP connections to a port (Linux)."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        sockets = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()}
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                _, local, remote, state, *_, inode = line.split()[:10]
+                is_open = state == "01" and f"socket:[{inode}]" in sockets
+                if is_open and int(remote.rpartition(":")[2], 16) == remote_port:
+                    found.add(int(local.rpartition(":")[2], 16))
+    return frozenset(found)
 
 
 class _DecimalNumbers(json.JSONEncoder):

@@ -56,9 +56,8 @@ def play(place: Workspace, recording: Path, speed: str) -> list[dict[str, Any]]:
         watching = place.channel()
         watching.queue_declare("watch", durable=True)
         watching.queue_bind("watch", "data_feeder", "signal")
-        place.start(
+        place.start_ready(
             "market_data_collector",
-            ready="connected to the broker",
             COLLECTOR_PORT=str(port),
             BYBIT_WS_URL=exchange.url,
             STREAM_SILENCE_MS="60000",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from blackbird import __version__
+from blackbird.runtime.process import EXIT_INVALID_SETTING
 from launcher.__main__ import SERVICES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,3 +45,22 @@ def test_an_unknown_argument_ends_with_the_usage(argument: str) -> None:
 def test_package_project_and_changelog_agree_on_the_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == __version__
+
+
+@pytest.mark.parametrize(
+    ("service", "setting", "value"),
+    [
+        ("signal_service", "LOG_LEVEL", "loud"),
+        ("market_data_collector_service", "ORDERBOOK_DEPTH", "25"),
+        ("trading_engine_service", "JOURNAL_PATH", "/dev/null/journal"),
+    ],
+)
+def test_an_invalid_setting_is_one_line_and_a_status_of_its_own(
+    service: str, setting: str, value: str
+) -> None:
+    command = [sys.executable, str(ROOT / f"{service}.py")]
+    settings = {**os.environ, setting: value}
+    answer = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=20, check=False)
+    assert answer.returncode == EXIT_INVALID_SETTING
+    assert len(answer.stderr.splitlines()) == 1
+    assert answer.stderr.startswith(f"setting {setting}: expected ")
