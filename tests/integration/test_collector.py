@@ -913,8 +913,8 @@ def test_a_stop_ends_in_time_with_nothing_there(home: Home) -> None:
     [
         ({"ORDERBOOK_DEPTH": "25"}, "setting ORDERBOOK_DEPTH: expected one of 1, 50, 200, 1000, was 25"),
         (
-            {"BYBIT_WS_URL": "127.0.0.1:1"},
-            "setting BYBIT_WS_URL: expected ws://... or wss://..., was '127.0.0.1:1'",
+            {"BYBIT_WS_URL": "http://127.0.0.1:1"},
+            "setting BYBIT_WS_URL: expected ws://... or wss://..., was 'http://127.0.0.1:1'",
         ),
     ],
 )
