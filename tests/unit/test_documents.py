@@ -58,3 +58,15 @@ def book(channel: str, bid: int, ask: int) -> bytes:
         f' "data": {{"s": "BTCUSDT", "b": [["{bid}", "1"]], "a": [["{ask}", "1"]], "u": {number}, "seq": 1}},'
         f' "channel": "{channel}", "matching_key": "a"}}'
     ).encode()
+
+
+def test_each_test_that_a_rule_names_exists() -> None:
+    page = ROOT / "tests/README.md"
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text())
+    assert len(named) > 50
+    missing = []
+    for path, name in named:
+        file = page.parent / path
+        if not file.exists() or not re.search(rf"^(?:async )?def {name}\(", file.read_text(), re.MULTILINE):
+            missing.append(f"{path}::{name}")
+    assert missing == []
