@@ -116,8 +116,13 @@ class LiveSystem:
             self.published[update_of(json.loads(body))] = body
         channel.connection.close()
 
+    def snapshots(self) -> int:
+        """Return how many different snapshots were published so far."""
+        self.collect_published()
+        return sum(kind == "snapshot" for _, _, kind, *_ in self.published)
+
     def is_stored(self) -> bool:
-        """Tell whether every published update is stored, with the market at rest."""
+        """Return whether every published update is stored, with the market at rest."""
         self.collect_published()
         return self.updates() == len(self.published)
 

@@ -191,6 +191,20 @@ class Workspace:
     def start_storage(self, **settings: str) -> Service:
         return self.start_ready("data_storage", **settings)
 
+    def consumers(self, queue: str) -> int:
+        """Return how many consumers a queue has."""
+        return look_up(self.broker, queue)[queue].consumers
+
+    def lock_wait(self, service: str) -> Any:
+        """Return since when a service ("data storage", "trading engine") waits for a lock in the database."""
+        rows = self.query(
+            "SELECT query_start FROM pg_stat_activity"
+            " WHERE datname = %s AND application_name = %s AND wait_event_type = 'Lock'",
+            self.name,
+            f"blackbird {service}",
+        )
+        return rows[0][0] if rows else None
+
     def _running(self, name: str) -> int:
         """Return how many processes of a service run."""
         return sum(service.is_running for service, its_name in self._names.items() if its_name == name)
@@ -200,8 +214,7 @@ class Workspace:
         with contextlib.suppress(BrokerUnavailableError, OSError):
             if name == COLLECTOR:
                 return self._bindings("resync")
-            queue = CONSUMED[name]
-            return look_up(self.broker, queue)[queue].consumers
+            return self.consumers(CONSUMED[name])
         return 0
 
     def _bindings(self, key: str) -> int:

@@ -66,13 +66,13 @@ def test_broker_restarted_all_four_services_come_back_with_bounded_loss_and_fres
     system.start(*SERVICES)
     system.subscribe()
     system.wait_until_it_works()
+    snapshots = system.snapshots()
     servers.setup("stop", "broker")
     wait_for(lambda: "RabbitMQ" in str(system.request("/health")))
     wait_for(lambda: system.request("/health")[1]["dropped"] > 0, "the buffer full")
     servers.setup("start", "broker")
-    for name in SERVICES:
-        wait_for(lambda name=name: system.services[name].output.count("connected to the broker") >= 2, name)  # type: ignore[misc]
-    system.services["market_data_collector"].wait_for_line("asking for fresh snapshots")
+    place.await_ready(*system.services.values())
+    wait_for(lambda: system.snapshots() >= snapshots + 2, "a fresh snapshot of each instrument")
     system.wait_until_it_works()
     settle(system)
     for name in SERVICES:
@@ -158,12 +158,10 @@ def test_database_stopped_storage_catches_up_and_the_engine_goes_on_acking_thoug
     servers.setup("stop", "database")
     orders = [new_order(buy=["linear", "OTHER"], sell=["spot", "OTHER"]) for _ in range(20)]
     assert all(answer == ACK for answer in client.settle(orders).values())
-    system.services["data_storage"].wait_for_line("messages wait for the database")
-    system.services["trading_engine"].wait_for_line("executions wait in the journal for the database")
     system.services["trading_engine"].kill()
     system.services["data_storage"].kill()
     system.start("trading_engine", "data_storage", ready=False)
-    system.services["trading_engine"].wait_for_line("no order is answered before the state is read")
+    wait_for(lambda: place.consumers("orders") == 1, "the engine holds the queue")
     servers.setup("start", "database")
     assert client.settle(orders) == {order["order_id"]: ACK for order in orders}
     system.wait_until_it_works()
@@ -258,20 +256,22 @@ def test_idle_for_ten_heartbeats_and_the_next_message_goes_through(
 ) -> None:
     system = LiveSystem(place, market, RABBITMQ_HEARTBEAT="1")
     system.start(*SERVICES)
+    connections = {name: system.services[name].broker_connections() for name in SERVICES}
     idle_since = time.monotonic()
     wait_for(lambda: time.monotonic() > idle_since + 11)
     system.subscribe()
     system.wait_until_it_works()
     for name in SERVICES:
-        assert system.services[name].output.count("connected to the broker") == 1, name
+        assert system.services[name].broker_connections() == connections[name] != frozenset(), name
 
 
 @pytest.mark.slow
 def test_network_that_is_gone_without_a_word_is_noticed_by_the_heartbeat(place: Workspace) -> None:
     with BrokerProxy(place) as proxy:
         engine = place.start_engine(RABBITMQ_PORT=proxy.port, RABBITMQ_HEARTBEAT="1")
+        connections = engine.broker_connections()
         proxy.silence()
-        engine.wait_for_line("connection to the broker lost")
+        wait_for(lambda: not engine.broker_connections() & connections, "the connection given up", 30)
         proxy.go_on()
         client = OrderClient(place)
         order = new_order()
