@@ -1,16 +1,16 @@
 """The trading engine's core: which orders are executed, and what they make of exposure, PnL and open spreads.
 
 Without broker or database. `TradingEngine.execute` decides on an order and returns the record of it;
-`TradingEngine.recover` takes the records of an earlier life through the same accounting.
+`TradingEngine.recover` takes the records of earlier runs through the same accounting.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -21,7 +21,6 @@ from blackbird.trading.orders import (
     ALREADY_PLACED,
     BUY_LEG_FAILED,
     EXPIRED,
-    INVALID_SPREAD,
     NOT_ACK,
     OPEN_SPREAD,
     ORDER_PLACED,
@@ -31,18 +30,22 @@ from blackbird.trading.orders import (
     Order,
     Record,
     Refusal,
+    Refused,
     Reply,
+    invalid_spread,
 )
 from blackbird.trading.spreads import OpenSpreads, Pair, Spread, new_id
 
 logger = logging.getLogger(__name__)
 
+RiskModel = Literal["cash", "position"]
+
 
 class LegSender(Protocol):
-    """Whoever brings one leg of an order to the exchange."""
+    """Sends one leg of an order to the exchange."""
 
     def place_market_order(self, leg: Instrument, side: str, size: Decimal, link_id: str) -> bool:
-        """Send a market order for `size` base coin, `side` Buy or Sell; tell whether it was accepted.
+        """Send a market order for `size` base coin, `side` Buy or Sell; return whether it was accepted.
 
         The same `link_id` again is the same order.
         """
@@ -51,9 +54,11 @@ class LegSender(Protocol):
 class TradingEngine:
     """Exposure, PnL, known orders and open spreads, and the checks an order passes before it changes them.
 
-    `limit` is the largest exposure of a leg in quote coin, `unique_order` refuses copies of orders that have
-    no id, `clock` returns milliseconds since 1970. With `exchange` orders are sent there, without it every
-    order that passes the checks counts as executed at its prices.
+    `limit` is the largest exposure of a leg in quote coin. By the `risk_model` "cash", the owner's formula,
+    the exposure of a leg is the cash paid for it less the cash received, which drifts by what each round trip
+    earns; by "position" it is the position in base coin times the order's price. `unique_order` refuses
+    copies of orders that have no id, `clock` returns milliseconds since 1970. With `exchange` orders are sent
+    there, without it every order that passes the checks counts as executed at its prices.
     """
 
     def __init__(
@@ -62,22 +67,26 @@ class TradingEngine:
         limit: Decimal,
         unique_order: bool,
         clock: Callable[[], int],
+        risk_model: RiskModel = "cash",
         exchange: LegSender | None = None,
     ) -> None:
-        self.risks: dict[Instrument, Decimal] = {}  # exposure in quote coin: above zero long, below short
+        # Above zero long, below short: cash exposure in quote coin, position in base coin.
+        self.risks: dict[Instrument, Decimal] = {}
+        self.positions: dict[Instrument, Decimal] = {}
         self.pnl = ZERO
         self.orders: dict[str, str] = {}  # order id, or key of a request without one -> its first answer
         self.spreads = OpenSpreads()
         self._limit = limit
         self._unique_order = unique_order
         self._clock = clock
+        self._exposures = self._cash_exposures if risk_model == "cash" else self._position_exposures
         self._exchange = exchange
         self._place = self._place_order_always_true if exchange is None else self._place_order
         self._copies: set[bytes] = set()
         self._last_id = 0
 
     def first_answer(self, key: str | None) -> Reply | None:
-        """Return the answer that the order or request known by `key` was given, None where there is none."""
+        """Return the answer that the order or request known by `key` was given, None for an unknown key."""
         info = self.orders.get(key) if key is not None else None
         return None if info is None else _reply(info)
 
@@ -89,13 +98,15 @@ class TradingEngine:
     def execute(self, order: Order, request_key: str | None = None) -> Record:
         """Check and place a new order, account for it, and return the record of what became of it.
 
-        `request_key` identifies the request of an order that has no id, should the broker bring it again.
+        `request_key` identifies the request of an order that has no id, should the broker redeliver it.
         """
         if order.action == OPEN_SPREAD and order.spread_id is None:
             order = msgspec.structs.replace(order, spread_id=order.order_id or new_id())
-        info = self._refusal(order) or self._place(order)
-        if info is not None:
-            return self.refuse(order, info, request_key)
+        try:
+            self._check(order)
+            self._place(order)
+        except Refused as refused:
+            return self.refuse(order, str(refused), request_key)
         self._last_id += 1
         record = Execution(self._last_id, order, self._clock(), request_key)
         self._account(record)
@@ -116,51 +127,68 @@ class TradingEngine:
 
     # --- checks ----------------------------------------------------------------------------------
 
-    def _refusal(self, order: Order) -> str | None:
+    def _check(self, order: Order) -> None:
+        """Raise Refused where the order must not be executed."""
         if order.expires_at is not None and self._clock() > order.expires_at:
-            return EXPIRED
+            raise Refused(EXPIRED)
         if self._unique_order and order.order_id is None and _fingerprint(order) in self._copies:
-            return ALREADY_PLACED
-        return self._spread_mismatch(order) or self._risk_excess(order)
-
-    def _spread_mismatch(self, order: Order) -> str | None:
-        spread = self.spreads.get(order.spread_id) if order.spread_id is not None else None
+            raise Refused(ALREADY_PLACED)
         if order.action == OPEN_SPREAD:
-            return None if spread is None else f"{INVALID_SPREAD}: expected a new spread, was an open one"
-        if order.spread_id is None:
-            return None
-        if spread is None:
-            return f"{INVALID_SPREAD}: expected an open spread, was unknown"
-        if spread.pair != Pair(long=order.sell, short=order.buy):
-            return f"{INVALID_SPREAD}: expected the legs of {spread.pair}, was another pair"
-        if order.size > spread.quantity:
-            return f"{INVALID_SPREAD}: expected at most {spread.quantity}, was {order.size}"
-        return None
+            self._check_new_spread(order.spread_id)
+            self._check_risk(order)
+        elif order.spread_id is None:
+            self._check_risk(order)
+        else:
+            # Nothing more than what is open is closed, which no limit may stand in the way of.
+            self._check_open_spread(order, order.spread_id)
 
-    def _risk_excess(self, order: Order) -> str | None:
-        for leg, cash in ((order.buy, _cost(order)), (order.sell, -_proceeds(order))):
-            before = self.risks.get(leg, ZERO)
-            after = EXACT.add(before, cash)
+    def _check_new_spread(self, spread_id: str | None) -> None:
+        if spread_id is not None and self.spreads.get(spread_id) is not None:
+            raise Refused(invalid_spread("expected a new spread, was an open one"))
+
+    def _check_open_spread(self, order: Order, spread_id: str) -> None:
+        spread = self.spreads.get(spread_id)
+        if spread is None:
+            raise Refused(invalid_spread("expected an open spread, was unknown"))
+        if spread.pair != Pair(long=order.sell, short=order.buy):
+            raise Refused(invalid_spread(f"expected the legs of {spread.pair}, was another pair"))
+        if order.size > spread.quantity:
+            raise Refused(invalid_spread(f"expected at most {spread.quantity}, was {order.size}"))
+
+    def _check_risk(self, order: Order) -> None:
+        for before, after in self._exposures(order):
             if abs(after) > self._limit and abs(after) > abs(before):
-                return RISK_LIMIT_EXCEED
-        return None
+                raise Refused(RISK_LIMIT_EXCEED)
+
+    def _cash_exposures(self, order: Order) -> Iterator[tuple[Decimal, Decimal]]:
+        """Return the exposure of each leg before and after the order."""
+        before = self.risks.get(order.buy, ZERO)
+        yield before, EXACT.add(before, _cost(order))
+        before = self.risks.get(order.sell, ZERO)
+        yield before, EXACT.subtract(before, _proceeds(order))
+
+    def _position_exposures(self, order: Order) -> Iterator[tuple[Decimal, Decimal]]:
+        """Return the exposure of each leg before and after the order."""
+        before = EXACT.multiply(self.positions.get(order.buy, ZERO), order.buy_price)
+        yield before, EXACT.add(before, _cost(order))
+        before = EXACT.multiply(self.positions.get(order.sell, ZERO), order.sell_price)
+        yield before, EXACT.subtract(before, _proceeds(order))
 
     # --- placing ---------------------------------------------------------------------------------
 
-    def _place_order_always_true(self, order: Order) -> str | None:  # noqa: ARG002 - like _place_order
+    def _place_order_always_true(self, order: Order) -> None:
         """Simulate the execution: both legs fill whole at the order's prices."""
-        return None
 
-    def _place_order(self, order: Order) -> str | None:
-        """Send both legs to the exchange, one after the other; return what failed, None where nothing did.
+    def _place_order(self, order: Order) -> None:
+        """Send both legs to the exchange, one after the other; raise Refused where one of them fails.
 
-        A buy leg that fails leaves nothing open. A sell leg that fails leaves the bought one: unwinding it is
-        for a person, so it is said in the log.
+        A buy leg that fails leaves nothing open. A sell leg that fails leaves the bought one: it is logged,
+        and unwinding it is up to a person.
         """
         assert self._exchange is not None  # noqa: S101 - chosen in the constructor
         link = _link_id(order)
         if not self._exchange.place_market_order(order.buy, "Buy", order.size, f"{link}-b"):
-            return BUY_LEG_FAILED
+            raise Refused(BUY_LEG_FAILED)
         if not self._exchange.place_market_order(order.sell, "Sell", order.size, f"{link}-s"):
             logger.error(
                 "order %s: bought %s %s and could not sell %s: the bought leg stands alone",
@@ -169,8 +197,7 @@ class TradingEngine:
                 order.buy,
                 order.sell,
             )
-            return SELL_LEG_FAILED
-        return None
+            raise Refused(SELL_LEG_FAILED)
 
     # --- accounting ------------------------------------------------------------------------------
 
@@ -182,6 +209,8 @@ class TradingEngine:
         bought, sold = _cost(order), _proceeds(order)
         self.risks[order.buy] = EXACT.add(self.risks.get(order.buy, ZERO), bought)
         self.risks[order.sell] = EXACT.subtract(self.risks.get(order.sell, ZERO), sold)
+        self.positions[order.buy] = EXACT.add(self.positions.get(order.buy, ZERO), order.size)
+        self.positions[order.sell] = EXACT.subtract(self.positions.get(order.sell, ZERO), order.size)
         self.pnl = EXACT.add(self.pnl, EXACT.subtract(sold, bought))
         if self._unique_order:
             self._copies.add(_fingerprint(order))
@@ -216,7 +245,7 @@ def _reply(info: str) -> Reply:
 
 
 def request_key(reply_to: str | None, correlation_id: str | None, body: bytes) -> str:
-    """Return what identifies a request without an order id when the broker brings it again.
+    """Return what identifies a request without an order id when the broker redelivers it.
 
     The body is part of it: a client may use one correlation id for all its requests.
     """
@@ -233,7 +262,7 @@ def _proceeds(order: Order) -> Decimal:
 
 
 def _fingerprint(order: Order) -> bytes:
-    """Return what two orders share that are the same by the contract: legs, prices, size and times."""
+    """Return what makes two orders without an id the same: legs, prices, size and times."""
     numbers = (
         order.buy_price.normalize(EXACT),
         order.sell_price.normalize(EXACT),

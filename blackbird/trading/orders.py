@@ -1,4 +1,4 @@
-"""Orders, replies and what became of them, with their JSON forms."""
+"""Orders, replies, the texts of replies and the records of what was decided, with their JSON forms."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ LIST_OPEN_SPREADS = "List Open Spreads"
 
 ACK: Final = "ACK"
 NOT_ACK: Final = "NOT ACK"
+
+# What `info` of a reply says. Both engines compare with these; third-party clients may too, see the contract.
+ORDER_PLACED: Final = "order placed"
+OPEN_SPREADS: Final = "open spreads"
+ALREADY_PLACED: Final = "order already placed"
+EXPIRED: Final = "expired"
+RISK_LIMIT_EXCEED: Final = "risk limit exceed"
+BUY_LEG_FAILED: Final = "buy leg failed"
+SELL_LEG_FAILED: Final = "sell leg failed"
+INTERNAL_ERROR: Final = "internal error"
+
+_INVALID_ORDER: Final = "invalid order: "
+_INVALID_SPREAD: Final = f"{_INVALID_ORDER}spread_id: "
+
 MAX_ORDER_BYTES = 65_536
 
 
@@ -64,8 +78,30 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def acked(self) -> bool:
-        """Tell whether the order was executed."""
+        """Return whether the order was executed."""
         return self.status == ACK
+
+    @property
+    def contradicts_open_spreads(self) -> bool:
+        """Return whether the trading engine refused the order because of its `spread_id`.
+
+        What the sender believes to be open is not what the engine has open, and the engine is the authority.
+        """
+        return not self.acked and self.info.startswith(_INVALID_SPREAD)
+
+
+class Refused(Exception):
+    """An order is not executed; the text is the `info` of its reply."""
+
+
+def invalid_order(why: str) -> str:
+    """Return the reply text for a body that is not a valid order, `why` being "<field>: <reason>"."""
+    return f"{_INVALID_ORDER}{why}"
+
+
+def invalid_spread(why: str) -> str:
+    """Return the reply text for an order whose `spread_id` does not fit what is open."""
+    return f"{_INVALID_SPREAD}{why}"
 
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -95,6 +131,8 @@ def decode_reply(body: bytes) -> Reply:
 QUESTION = msgspec.json.encode({"action": LIST_OPEN_SPREADS})
 
 
+# Not msgspec's typed decoding, though it reads decimals exactly: it takes "0.25" for the number 0.25, has no
+# bounds for decimals, and its errors lack the value, so that the checks below would be needed beside it.
 _decode_numbers = json.JSONDecoder(parse_float=Decimal, parse_constant=Decimal).decode
 
 
@@ -209,11 +247,3 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
 
 
 Record = Execution | Refusal
-
-ORDER_PLACED = "order placed"
-ALREADY_PLACED = "order already placed"
-EXPIRED = "expired"
-RISK_LIMIT_EXCEED = "risk limit exceed"
-BUY_LEG_FAILED = "buy leg failed"
-SELL_LEG_FAILED = "sell leg failed"
-INVALID_SPREAD = "invalid order: spread_id"

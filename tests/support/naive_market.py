@@ -266,7 +266,7 @@ class NaiveMarket:
 
 
 class NaiveEngine:
-    """Refuses by the risk limit alone, and adds up."""
+    """Refuses opens by the risk limit alone, and adds up."""
 
     def __init__(self, limit: Decimal) -> None:
         self.limit = limit
@@ -285,7 +285,8 @@ class NaiveEngine:
             refusal = ""
             for leg, exposure in after.items():
                 before = self.exposure.get(leg, Decimal(0))
-                if abs(exposure) > self.limit and abs(exposure) > abs(before):
+                grows = abs(exposure) > self.limit and abs(exposure) > abs(before)
+                if grows and order.action == "Open Spread":
                     refusal = "risk limit exceed"
             if not refusal:
                 self.exposure.update(after)

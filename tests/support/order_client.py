@@ -142,6 +142,7 @@ class Accounts:
         self.orders: list[str] = []
         self.pnl = Decimal(0)
         self.exposure: dict[tuple[str, str], Decimal] = {}
+        # The largest exposure that anything but the close of a known spread has grown to.
         self.largest = Decimal(0)
         self._spreads: dict[str, dict[str, Any]] = {}
         assert len(rows) % 2 == 0
@@ -161,8 +162,10 @@ class Accounts:
             assert flux == price * size * (-1 if side == "buy" else 1)
             leg = (channel, symbol)
             self.pnl += flux
+            before = abs(self.exposure.get(leg, Decimal(0)))
             self.exposure[leg] = self.exposure.get(leg, Decimal(0)) - flux
-            self.largest = max(self.largest, abs(self.exposure[leg]))
+            if abs(self.exposure[leg]) > before and (action == "Open Spread" or spread_id is None):
+                self.largest = max(self.largest, abs(self.exposure[leg]))
         bought, sold = list(buy[2:4]), list(sell[2:4])
         if action == "Open Spread":
             self._spreads[spread_id] = {

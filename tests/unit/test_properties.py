@@ -375,6 +375,7 @@ class Ledger:
     def __init__(self, limit: Decimal) -> None:
         self.limit = Fraction(limit)
         self.exposure: dict[Instrument, Fraction] = {}
+        self.positions: dict[Instrument, Fraction] = {}
         self.pnl = Fraction(0)
         self.spreads: list[list[Any]] = []  # [id, long, short, left], oldest first
         self.seen: set[tuple[Any, ...]] = set()
@@ -392,6 +393,7 @@ class Ledger:
             fits = of_id and of_id[0][1:3] == [order.sell, order.buy] and order.size <= of_id[0][3]
             if not fits:
                 return "invalid order: spread_id"
+            return "order placed"
         for leg, after in self._after(order).items():
             if abs(after) > self.limit and abs(after) > abs(self.exposure.get(leg, Fraction(0))):
                 return "risk limit exceed"
@@ -399,6 +401,8 @@ class Ledger:
 
     def place(self, order: Order) -> None:
         self.exposure.update(self._after(order))
+        for leg, size in ((order.buy, Fraction(order.size)), (order.sell, -Fraction(order.size))):
+            self.positions[leg] = self.positions.get(leg, Fraction(0)) + size
         bought = Fraction(order.buy_price) * Fraction(order.size)
         sold = Fraction(order.sell_price) * Fraction(order.size)
         self.pnl += sold - bought
@@ -480,20 +484,24 @@ limits = st.sampled_from([Decimal(500), Decimal(100_000), Decimal("12345.678")])
 
 
 @given(st.lists(orders(), max_size=25), limits)
-def test_accounts_are_exact_sums_within_the_limit(given_orders: list[Order], limit: Decimal) -> None:
+def test_accounts_are_exact_sums_and_only_closes_of_known_spreads_pass_the_limit(
+    given_orders: list[Order], limit: Decimal
+) -> None:
     engine, ledger = new_engine(limit), Ledger(limit)
     before: dict[Instrument, Decimal] = {}
     for order in given_orders:
         account(engine, ledger, [order])
         assert engine.risks == ledger.exposure
+        assert engine.positions == ledger.positions
         assert engine.risks == {leg: -sum(flux) for leg, flux in ledger.flux.items()}
         assert engine.pnl == ledger.pnl
         assert [[s.spread_id, s.long, s.short, s.quantity] for s in engine.spreads.listed()] == [
             spread if isinstance(spread[0], str) else [s.spread_id, *spread[1:]]
             for s, spread in zip(engine.spreads.listed(), ledger.spreads, strict=True)
         ]
-        for leg, exposure in engine.risks.items():
-            assert abs(exposure) <= max(limit, abs(before.get(leg, Decimal(0))))
+        if order.action == OPEN_SPREAD or order.spread_id is None:
+            for leg, exposure in engine.risks.items():
+                assert abs(exposure) <= max(limit, abs(before.get(leg, Decimal(0))))
         before = dict(engine.risks)
 
 

@@ -355,11 +355,74 @@ def test_refusal_changes_nothing_but_the_answer() -> None:
     assert list(engine.orders) == ["o"]
 
 
-def test_close_is_judged_by_risk_too() -> None:
-    engine = new_engine(limit="1000")
+@pytest.mark.parametrize("risk_model", ["cash", "position"])
+def test_close_of_a_known_spread_is_never_refused_for_risk(risk_model: str) -> None:
+    engine = new_engine(limit="1000", risk_model=risk_model)
     answer(engine, simple("900", "900", spread_id="s"))
-    assert answer(engine, close_of("s", "1", buy_price="1901", sell_price="900")) == "risk limit exceed"
-    assert left(engine) == {"s": D(1)}
+    assert answer(engine, close_of("s", "0.5", buy_price="9000", sell_price="8000")) == "order placed"
+    assert left(engine) == {"s": D("0.5")}
+
+
+def round_trip(number: int) -> tuple[Order, Order]:
+    """Return an Open that buys at 60000 and sells at 60010, and its Close at 70000 and 69999, of 1 BTC."""
+    identifier = f"s{number}"
+    opened = simple("60000", "60010", spread_id=identifier)
+    return opened, close_of(identifier, "1", buy_price="69999", sell_price="70000")
+
+
+def test_close_after_100_round_trips_is_accepted_also_after_a_recovery() -> None:
+    engine = new_engine()
+    records: list[Record] = []
+    for number in range(100):
+        records += [engine.execute(order) for order in round_trip(number)]
+    opened, closed = round_trip(100)
+    records.append(engine.execute(opened))
+    assert all(isinstance(record, Execution) for record in records)
+    recovered = new_engine()
+    recovered.recover(records)
+    for each in (engine, recovered):
+        assert abs(each.risks[SPOT]) > 900_000, "the cash exposure has drifted up to the limit"
+        assert answer(each, closed) == "order placed"
+        assert left(each) == {}
+
+
+def test_position_model_has_no_exposure_where_nothing_is_open() -> None:
+    engine = new_engine(risk_model="position")
+    for number in range(300):
+        for order in round_trip(number):
+            assert answer(engine, order) == "order placed"
+    assert engine.positions == {PERP: 0, SPOT: 0}
+
+
+@pytest.mark.parametrize(
+    ("buy_price", "sell_price", "size", "expected"),
+    [
+        ("500", "500", "1", "order placed"),
+        ("500.01", "500", "1", "risk limit exceed"),
+        ("500", "500.01", "1", "risk limit exceed"),
+        ("100", "100", "13", "order placed"),
+        ("100", "100", "13.01", "risk limit exceed"),
+    ],
+)
+def test_position_model_limits_the_position_times_the_price_of_the_order(
+    buy_price: str, sell_price: str, size: str, expected: str
+) -> None:
+    engine = new_engine(limit="1500", risk_model="position")
+    assert answer(engine, simple("10", "10", size="2")) == "order placed"
+    assert answer(engine, simple(buy_price, sell_price, size=size)) == expected
+
+
+def test_position_model_lets_a_position_over_the_limit_shrink_but_not_grow() -> None:
+    records = [new_engine(limit="2000").execute(simple("100", "100", size="15"))]
+    for order, expected in (
+        (simple("100", "100", size="15", buy=SPOT, sell=PERP), "order placed"),
+        (simple("100", "100", size="30", buy=SPOT, sell=PERP), "order placed"),
+        (simple("100", "100", size="30.1", buy=SPOT, sell=PERP), "risk limit exceed"),
+        (simple("100", "100", size="0.1"), "risk limit exceed"),
+    ):
+        engine = new_engine(limit="1000", risk_model="position")
+        engine.recover(records)
+        assert answer(engine, order) == expected
 
 
 # --- spreads -------------------------------------------------------------------------------------
