@@ -97,13 +97,18 @@ CREATE TABLE IF NOT EXISTS bybit.history (
   engine  uuid,  -- the trading engine that accounts for it; another one takes over by putting itself here
   one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row)
 );
+-- The kind of orders that the history was made with: mode is simulated or real, environment Bybit's demo, testnet
+-- or mainnet. Both are empty until an engine starts, and in a history that is older than these columns.
+ALTER TABLE bybit.history
+  ADD COLUMN IF NOT EXISTS mode        text CHECK (mode IN ('simulated', 'real')),
+  ADD COLUMN IF NOT EXISTS environment text;
 INSERT INTO bybit.history DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- Emptying a table empties what belongs to it: the system then starts from nothing.
 CREATE OR REPLACE FUNCTION bybit.forget_orders() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   TRUNCATE bybit.refused_order;
-  UPDATE bybit.history SET id = gen_random_uuid();
+  UPDATE bybit.history SET id = gen_random_uuid(), mode = NULL, environment = NULL;
   RETURN NULL;
 END $$;
 DROP TRIGGER IF EXISTS forget_orders ON bybit."order";

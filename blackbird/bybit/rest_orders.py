@@ -9,8 +9,8 @@ import requests.exceptions
 from pybit.exceptions import FailedRequestError, InvalidRequestError
 from pybit.unified_trading import HTTP
 
+from blackbird.bybit.environment import OrderMode
 from blackbird.market.instrument import Instrument
-from config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -31,25 +31,24 @@ class BybitOrders:
         self._session = session
 
     @classmethod
-    def from_settings(cls) -> BybitOrders:
-        """Return the sender for BYBIT_ENVIRONMENT, or for BYBIT_REST_URL where that is set."""
+    def connect(cls, mode: OrderMode, api_key: str, api_secret: str) -> BybitOrders:
+        """Return a sender for the environment and base URL of `mode`."""
         session = HTTP(
-            testnet=Config.BYBIT_ENVIRONMENT == "testnet",
-            demo=Config.BYBIT_ENVIRONMENT == "demo",
-            api_key=Config.API_KEY,
-            api_secret=Config.API_SECRET,
+            testnet=mode.environment == "testnet",
+            demo=mode.environment == "demo",
+            api_key=api_key,
+            api_secret=api_secret,
             timeout=TIMEOUT_SECONDS,
             retry_codes=NO_RETRY_CODES,
         )
-        if Config.BYBIT_REST_URL:
-            session.endpoint = Config.BYBIT_REST_URL
+        session.endpoint = mode.rest_url
         return cls(session)
 
     def place_market_order(self, leg: Instrument, side: str, size: Decimal, link_id: str) -> bool:
-        """Send a market order for `size` base coin and tell whether it was accepted.
+        """Send a market order for `size` base coin and return whether it was accepted.
 
         The same `link_id` again is the same order. An order whose outcome stays unknown counts as failed and
-        is said in the log.
+        is logged.
         """
         order = {
             "category": leg.channel,

@@ -1,7 +1,7 @@
 """The trading engine's journal: what was decided and is not yet in the database, on this machine's disk.
 
-An order is answered when its outcome is here. From here on it survives the death of the process; at most
-`SYNC_SECONDS` and one sync of it can be missing after a power cut, never a part of one record.
+An order is answered once its outcome is here. From then on it survives the death of the process; at most the
+last `SYNC_SECONDS` and one sync can be missing after a power cut, never a part of a record.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 class JournalInUse(Exception):
-    """Another trading engine of this machine works with the journal."""
+    """Another trading engine on this machine has the journal open."""
 
 
 class Journal:
@@ -69,7 +69,7 @@ class Journal:
         self._syncer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        """Close the file and let go of it."""
+        """Close the file and release its lock."""
         self._syncer.close()
         self._database.close()
         self._lock.close()
@@ -78,7 +78,7 @@ class Journal:
 def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
     # With a write-ahead log a commit is one write to the page cache: enough to survive the process. NORMAL
-    # syncs at checkpoints, which `sync` makes; a torn log is cut at its last whole transaction.
+    # syncs at checkpoints, which `sync` runs; a torn log is cut at its last whole transaction.
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     database.execute("PRAGMA wal_autocheckpoint = 0")

@@ -48,6 +48,10 @@ def exit_for_setting(problem: str) -> NoReturn:
     sys.exit(EXIT_INVALID_SETTING)
 
 
+class InvalidSetup(Exception):
+    """A service cannot work with what its settings point to; the text begins with the name of the setting."""
+
+
 def configure_logging(level: str) -> None:
     """Log one event per line to the terminal; libraries only from warnings on."""
     # None of this is in the lines, and finding it out is a fifth of what a line costs.
@@ -67,23 +71,27 @@ def run_service(
     name: str,
     serve: Callable[[asyncio.Event], Awaitable[None]],
     *,
+    mode: object = "",
     log_level: str = "INFO",
     pace: float = 0.0,
     on_start: Callable[[], None] | None = None,
 ) -> None:
     """Run `serve` until it ends after the event that SIGINT or SIGTERM sets, with exit status 0.
 
-    With a `pace` (seconds) its sockets are polled no more often than that, see PacedSelector. `on_start` is
-    called once logging works, before anything else. An exception that reaches this edge is logged with its
-    traceback and ends the process with status 1.
+    With a `pace` (seconds) its sockets are polled no more often than that, see PacedSelector. `mode` goes into
+    the first line of the log; `on_start` is called after it, before anything else. An exception that reaches
+    this edge ends the process: InvalidSetup with one line and status 78, any other with its traceback and 1.
     """
     configure_logging(log_level)
+    logger.info("%s starts%s", name, f", {mode}" if mode else "")
     if on_start is not None:
         on_start()
     selector = PacedSelector(pace) if pace else selectors.DefaultSelector()
     try:
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
             runner.run(_serve(name, serve))
+    except InvalidSetup as error:
+        exit_for_setting(str(error))
     except Exception:
         logger.exception("%s: unhandled exception, exiting", name)
         sys.exit(1)
@@ -105,7 +113,6 @@ async def _serve(name: str, serve: Callable[[asyncio.Event], Awaitable[None]]) -
     # and a second signal would then kill it.
     for number in ENDING_SIGNALS:
         signal.signal(number, end)
-    logger.info("%s started", name)
     serving = asyncio.ensure_future(serve(stop))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -6,19 +6,20 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
-from database_manager import T
+T = TypeVar("T")
 
 
 class WorkerThread:
-    """Runs work that blocks, in order, in a thread of its own; the event loop awaits the results.
+    """Runs blocking work, in order, in a thread of its own; the event loop awaits the results.
 
-    The thread is a daemon: a database that does not answer does not keep a service from ending.
+    The thread is a daemon: work that never returns does not keep a service from ending.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="database", daemon=True).start()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
 
     async def run(self, work: Callable[[], T]) -> T:
         """Return the result of `work`, or raise what it raised."""
@@ -28,7 +29,7 @@ class WorkerThread:
         def job() -> None:
             try:
                 result = work()
-            except Exception as error:  # noqa: BLE001 - it goes to whoever awaits the result
+            except Exception as error:  # noqa: BLE001 - raised again where the result is awaited
                 _hand_over(loop, done, error=error)
             else:
                 _hand_over(loop, done, result)

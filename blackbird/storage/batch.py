@@ -2,17 +2,73 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Protocol
+
 from pika.spec import BasicProperties
 
+from blackbird.broker.session import SessionLost
+from blackbird.broker.topology import STORAGE
 from blackbird.storage.orderbook_store import UpdateKey
 
 
-class Batch:
-    """Deliveries that are written together; acknowledged up to the last one."""
+class Deliverer(Protocol):
+    """The broker session that brought the deliveries."""
 
-    def __init__(self) -> None:
+    def acknowledge(self, delivery_tag: int, *, multiple: bool = False) -> None:
+        """Acknowledge a delivery, with `multiple` all before it too; on an ended session nothing happens."""
+
+    def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
+        """Move a body that cannot be stored to the dead-letter queue; raises SessionLost."""
+
+
+class Batch:
+    """Deliveries of one session, written together and acknowledged up to the last one."""
+
+    def __init__(self, session: Deliverer | None = None) -> None:
         self.lines: dict[UpdateKey, str] = {}
-        self.sources: dict[UpdateKey, tuple[BasicProperties, bytes]] = {}
-        self.last_tag = 0
         self.messages = 0
         self.begun = 0.0  # loop time of the first message
+        self._session = session
+        self._sources: dict[UpdateKey, tuple[BasicProperties, bytes]] = {}
+        self._last_tag = 0
+
+    def count(self, delivery_tag: int) -> None:
+        """Count a delivery; it is acknowledged with the others."""
+        self._last_tag = delivery_tag
+        self.messages += 1
+
+    def add(self, key: UpdateKey, lines: str, properties: BasicProperties, body: bytes) -> None:
+        """Add the update of a delivery, with the message that it came in."""
+        self.lines[key] = lines
+        self._sources[key] = properties, body
+
+    def followed_by(self, later: Batch) -> Batch:
+        """Return this batch with the deliveries of a later one.
+
+        The later one alone where it is of another session: the broker redelivers what the ended one brought.
+        """
+        if later._session is not self._session:
+            return later
+        self.lines |= later.lines
+        self._sources |= later._sources
+        if later.messages:
+            self._last_tag = later._last_tag
+            self.messages += later.messages
+        return self
+
+    def dead_letter(self, key: UpdateKey, reason: str) -> None:
+        """Move the message of an update to the dead-letter queue."""
+        self.dead_letter_message(reason, *self._sources[key])
+
+    def dead_letter_message(self, reason: str, properties: BasicProperties, body: bytes) -> None:
+        """Move a message to the dead-letter queue."""
+        # On a session that has ended it is not acknowledged either, so it is redelivered.
+        with contextlib.suppress(SessionLost):
+            if self._session is not None:
+                self._session.dead_letter(STORAGE, reason, properties, body)
+
+    def acknowledge(self) -> None:
+        """Acknowledge every delivery of the batch."""
+        if self._session is not None and self.messages:
+            self._session.acknowledge(self._last_tag, multiple=True)

@@ -1,26 +1,27 @@
-"""Order-book updates as rows: one per price level, each update once."""
+"""Order-book updates as rows of two tables: one row per price level, and one key per update."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
 
-from blackbird.market.book_message import BookMessage
+from blackbird.market.book_message import BookMessage, decode_book
 from blackbird.market.levels import canonical_prices, text_levels
-from config import Config, TableConfig
-from database_manager import (
-    Cursor,
-    DatabaseManager,
-    RowsRejected,
-    copy_text,
-)
+from database_manager import Cursor, DatabaseManager, FixedTable, RowsRejected, Table, copy_text
 
 UpdateKey = tuple[int, int, int, str, str, str]
 
-UPDATES = TableConfig(
-    "bybit.orderbook_update",
-    ["ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type"],
+UPDATES = FixedTable(
+    "bybit.orderbook_update", ("ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type")
 )
+# A key that no update has: its update id is negative.
+_TRIAL_KEY: UpdateKey = (0, -1, 0, "", "", "")
+
+
+def read_update(body: bytes) -> tuple[UpdateKey, str]:
+    """Return the key and the rows of the order-book message in `body`; raises InvalidMessage."""
+    message = decode_book(body)
+    return update_key(message), orderbook_lines(message)
 
 
 def update_key(message: BookMessage) -> UpdateKey:
@@ -30,9 +31,9 @@ def update_key(message: BookMessage) -> UpdateKey:
 
 
 def orderbook_lines(message: BookMessage) -> str:
-    """Return the rows of a message, one a level, as lines of COPY's text format.
+    """Return the rows of a message, one per level, as lines of COPY's text format.
 
-    Raises InvalidMessage on levels that are no prices and sizes.
+    Raises InvalidMessage on levels that are not prices and sizes.
     """
     data = message.data
     head = (
@@ -46,7 +47,7 @@ def orderbook_lines(message: BookMessage) -> str:
 def _side_lines(side: bytes, head: str, tail: str) -> str:
     if canonical_prices(side) is None:
         return "".join([f"{head}{price}\t{size}{tail}" for price, size in text_levels(side)])
-    # [["61837.24","0"],["61837.23","1.2"]]: what stands between the numbers, replaced by what is to.
+    # [["61837.24","0"],["61837.23","1.2"]]: replace what separates numbers by what separates columns, rows.
     levels = side[3:-3].decode().replace('","', "\t").replace('"],["', tail + head)
     return f"{head}{levels}{tail}"
 
@@ -55,29 +56,34 @@ _escaped = lru_cache(maxsize=10_000)(copy_text)
 
 
 class OrderbookStore:
-    """Writes batches of updates, each once, in one transaction a batch."""
+    """Writes batches of updates, each update once, one transaction per batch.
 
-    def __init__(self, database: DatabaseManager) -> None:
+    `levels` is the table of the price levels. The methods raise DatabaseUnavailable or RowsRejected.
+    """
+
+    def __init__(self, database: DatabaseManager, levels: Table) -> None:
         self._database = database
+        self._levels = levels
 
     def add(self, batch: Mapping[UpdateKey, str]) -> None:
-        """Store the lines of each update that is not stored yet.
-
-        Raises DatabaseUnavailable or RowsRejected.
-        """
+        """Store the lines of each update that is not stored yet."""
         try:
             self._database.transaction(partial(self._copy, batch))
         except RowsRejected:
-            # Some are stored already, as after a crash between commit and acknowledgement, or at fault.
+            # Some are stored already, as after a crash between commit and acknowledgement, or are at fault.
             self._database.transaction(partial(self._copy_new, batch))
+
+    def trial(self, lines: str) -> None:
+        """Write the lines of an update under a key of their own, and roll back."""
+        self._database.trial(partial(self._copy, {_TRIAL_KEY: lines}))
 
     def _copy(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
         self._database.copy(cursor, UPDATES, [_key_line(key) for key in batch])
-        self._database.copy(cursor, Config.TABLES["orderbook"], batch.values())
+        self._database.copy(cursor, self._levels, batch.values())
 
     def _copy_new(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
         new = self._database.insert_new(cursor, UPDATES, list(batch))
-        self._database.copy(cursor, Config.TABLES["orderbook"], [batch[key] for key in new])
+        self._database.copy(cursor, self._levels, [batch[key] for key in new])
 
 
 def _key_line(key: UpdateKey) -> str:

@@ -101,6 +101,69 @@ def test_message_that_the_database_refuses_is_put_aside_and_the_others_are_store
     assert len(rows(place)) == 74
 
 
+class Rejection:
+    """A trigger that raises an SQLSTATE for rows of `bybit.orderbook` that fulfil a condition."""
+
+    def __init__(self, place: Workspace, sqlstate: str, condition: str) -> None:
+        self._place = place
+        place.query("CREATE SEQUENCE raised")
+        place.query(
+            "CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            f" IF {condition} THEN PERFORM nextval('raised');"
+            f" RAISE EXCEPTION 'rejected by the test' USING ERRCODE = '{sqlstate}'; END IF;"
+            " RETURN NEW; END $$"
+        )
+        place.query(
+            "CREATE TRIGGER reject BEFORE INSERT ON bybit.orderbook FOR EACH ROW EXECUTE FUNCTION reject()"
+        )
+
+    def wait_until_raised(self, times: int) -> None:
+        wait_for(lambda: self._place.query("SELECT last_value >= %s FROM raised", times)[0][0])
+
+
+@pytest.mark.parametrize("sqlstate", ["0A000", "XX000", "53100", "22003", "23514"])
+def test_database_that_rejects_every_row_for_a_while_costs_no_message(
+    place: Workspace, feed: BookFeed, sqlstate: str
+) -> None:
+    place.start_storage()
+    ((until,),) = place.query("SELECT clock_timestamp() + interval '2 seconds'")
+    rejection = Rejection(place, sqlstate, f"clock_timestamp() < '{until}'")
+    for number in range(200):
+        feed.publish("storage", book_message("BTCUSDT", number, bids=[("1", "1")], cts=number))
+    rejection.wait_until_raised(3)
+    wait_for(lambda: updates(place) == 200)
+    assert len(rows(place)) == 200
+    assert dead_letters(place, "storage") == []
+
+
+def test_one_row_at_fault_among_200_messages_is_one_dead_letter(place: Workspace, feed: BookFeed) -> None:
+    Rejection(place, "22003", "NEW.price = 666")
+    for number in range(200):
+        price = "666" if number == 117 else "1"
+        feed.publish("storage", book_message("BTCUSDT", number, bids=[("2", "1"), (price, "1")], cts=number))
+    place.start_storage()
+    wait_for(lambda: updates(place) == 199)
+    ((reason, body),) = await_dead_letters(place, "storage", 1)
+    assert "rejected by the test" in reason
+    assert b"666" in body
+    wait_for(lambda: place.waiting("storage") == 0)
+    assert dead_letters(place, "storage") == []
+    assert len(rows(place)) == 398
+
+
+def test_row_at_fault_is_waited_with_until_another_shows_that_the_database_takes_rows(
+    place: Workspace, feed: BookFeed
+) -> None:
+    rejection = Rejection(place, "22003", "NEW.price = 666")
+    feed.publish("storage", book_message("BTCUSDT", 1, bids=[("666", "1")]))
+    place.start_storage()
+    rejection.wait_until_raised(3)
+    assert dead_letters(place, "storage") == []
+    feed.publish("storage", book_message("BTCUSDT", 2, bids=[("1", "1")]))
+    assert len(await_dead_letters(place, "storage", 1)) == 1
+    wait_for(lambda: updates(place) == 1)
+
+
 def test_database_that_is_read_only_for_a_while_costs_no_message(place: Workspace, feed: BookFeed) -> None:
     place.query(f'ALTER DATABASE "{place.name}" SET default_transaction_read_only = on')
     storage = place.start_storage()

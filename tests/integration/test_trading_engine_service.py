@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 
+import pytest
+
 from config import Config, TableConfig
 from database_manager import DatabaseManager
 from tests.support.book_feed import dead_letters
 from tests.support.order_client import ACK, Accounts, OrderClient, closing, new_order
-from tests.support.workspace import PYTHON, Service, Workspace, wait_for
+from tests.support.workspace import PYTHON, Service, Workspace, apply_schema, connect, wait_for
 
 ORDER = {
     "order_id": "first",
@@ -81,6 +83,117 @@ def test_order_that_crashes_the_handler_is_tried_twice_and_put_aside_and_the_oth
     finally:
         if engine.process.poll() is None:
             engine.kill()
+
+
+# --- simulated and real histories ----------------------------------------------------------------
+
+# A real engine whose exchange does not answer: every order that is sent is refused.
+REAL = {
+    "REAL_ORDER_SENDING": "true",
+    "API_KEY": "k",
+    "API_SECRET": "s",
+    "BYBIT_REST_URL": "http://127.0.0.1:1",
+}
+TESTNET = {"BYBIT_ENVIRONMENT": "testnet"}
+FIRST_LINE = {"simulated": "SIMULATED ORDERS", "real": "REAL ORDERS to 127.0.0.1:1"}
+
+
+def history(place: Workspace) -> tuple[str | None, str | None]:
+    ((mode, environment),) = place.query("SELECT mode, environment FROM bybit.history")
+    return mode, environment
+
+
+def refused(place: Workspace, **settings: str) -> str:
+    """Start an engine that must end by itself; return the one line that says why."""
+    engine = place.start("trading_engine", **settings)
+    assert engine.process.wait(20) not in {0, -15}
+    lines = [line for line in engine.output.splitlines() if line.startswith("setting ")]
+    assert len(lines) == 1, engine.output
+    assert "Traceback" not in engine.output
+    return lines[0]
+
+
+def test_first_line_says_which_orders_are_placed(place: Workspace) -> None:
+    for settings, kind in (({}, "simulated"), (REAL, "real")):
+        engine = place.start_engine(**settings)
+        assert FIRST_LINE[kind] in engine.output.splitlines()[0]
+        assert history(place) == (kind, "demo"), "a history without rows takes on any mode"
+        assert engine.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("made_with", "started_with"),
+    [({}, REAL), (REAL, {}), ({}, TESTNET), (TESTNET, {}), (REAL, {**REAL, **TESTNET})],
+    ids=lambda settings: "-".join(settings) or "default",
+)
+def test_history_of_another_mode_or_environment_is_refused(
+    place: Workspace, made_with: dict[str, str], started_with: dict[str, str]
+) -> None:
+    engine = place.start_engine(**made_with)
+    client = OrderClient(place)
+    order = new_order()
+    answer = client.ask(order)
+    assert engine.stop() == 0
+    before = place.query("SELECT * FROM bybit.history")
+    line = refused(place, **started_with)
+    assert "REAL_ORDER_SENDING" in line
+    assert "BYBIT_ENVIRONMENT" in line
+    assert place.query("SELECT * FROM bybit.history") == before
+    # It is usable as before, and an emptied one by either.
+    engine = place.start_engine(**made_with)
+    assert client.ask(order) == answer
+    assert engine.stop() == 0
+    place.query('TRUNCATE bybit."order"')
+    place.start_engine(**started_with)
+
+
+def test_orders_that_only_the_journal_has_are_of_its_mode_too(place: Workspace) -> None:
+    engine = place.start_engine()
+    client = OrderClient(place)
+    order = new_order()
+    with connect(place.environment, place.name) as locker:
+        locker.autocommit = False
+        locker.cursor().execute('LOCK TABLE bybit."order" IN ACCESS EXCLUSIVE MODE')
+        assert client.ask(order) == ACK
+        engine.kill()
+        locker.rollback()
+    locker.close()
+    assert Accounts(place).orders == []
+    refused(place, **REAL)
+    place.start_engine()
+    assert Accounts(place).orders == [order["order_id"]]
+
+
+def test_history_that_is_older_than_its_mode_was_simulated(place: Workspace) -> None:
+    engine = place.start_engine()
+    client = OrderClient(place)
+    order = new_order()
+    assert client.ask(order) == ACK
+    assert engine.stop() == 0
+    # As a database was before, and as applying the schema to it leaves it.
+    place.query("ALTER TABLE bybit.history DROP COLUMN mode, DROP COLUMN environment")
+    apply_schema(place)
+    assert history(place) == (None, None)
+    refused(place, **REAL)
+    engine = place.start_engine(**TESTNET)
+    assert history(place) == ("simulated", "testnet")
+    assert client.ask(order) == ACK
+
+
+@pytest.mark.parametrize(
+    ("settings", "variable"),
+    [
+        ({"BYBIT_ENVIRONMENT": "mainnet", "BYBIT_REST_URL": ""}, "REAL_ORDER_SENDING"),
+        ({"BYBIT_REST_URL": "https://api.bybit.com"}, "BYBIT_REST_URL"),
+    ],
+)
+def test_real_money_is_refused_at_start(place: Workspace, settings: dict[str, str], variable: str) -> None:
+    line = refused(place, **{**REAL, **settings})
+    assert line.startswith(f"setting {variable}: expected ")
+    assert "real money is not supported yet" in line
+
+
+# --- texts of any characters ---------------------------------------------------------------------
 
 
 def test_rows_of_any_characters_are_copied_as_they_are(place: Workspace) -> None:

@@ -528,10 +528,10 @@ def test_records_come_back_from_rows_and_journal_as_they_went_in(
 ) -> None:
     records = account(new_engine(limit), Ledger(limit), given_orders)
     executions = [record for record in records if isinstance(record, Execution)]
-    rows = [row for execution in executions for row in execution_store._rows(execution)]
+    rows = [row for execution in executions for row in execution_store.order_rows(execution)]
     first = new_engine(limit)
     first.recover(records)
-    stored: list[Record] = list(execution_store._executions(iter(rows)))
+    stored: list[Record] = list(execution_store.executions(iter(rows)))
     stored += [record for record in records if isinstance(record, Refusal)]
     stored.sort(key=lambda record: record.execution_id)
     second = new_engine(limit)

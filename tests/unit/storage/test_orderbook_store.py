@@ -124,7 +124,7 @@ def test_columns_are_those_of_the_contract() -> None:
     [
         ("bybit.orderbook", Config.TABLES["orderbook"].columns),
         ('bybit."order"', Config.TABLES["order"].columns),
-        ("bybit.orderbook_update", UPDATES.columns),
+        ("bybit.orderbook_update", list(UPDATES.columns)),
     ],
 )
 def test_schema_has_the_columns_in_the_same_order(table: str, columns: list[str]) -> None:
@@ -132,7 +132,7 @@ def test_schema_has_the_columns_in_the_same_order(table: str, columns: list[str]
 
 
 def test_schema_has_the_columns_of_refused_orders() -> None:
-    assert set(schema_columns("bybit.refused_order")) == set(execution_store._REFUSED.columns)
+    assert set(schema_columns("bybit.refused_order")) == set(execution_store.REFUSED_ORDERS.columns)
 
 
 def test_update_is_one_row_a_level_bids_first() -> None:
@@ -185,7 +185,7 @@ def test_odd_text_comes_back_from_copy_and_moves_no_column(text: str) -> None:
 
 
 def test_key_of_an_update_is_channel_topic_type_u_seq_and_cts() -> None:
-    assert UPDATES.columns == ["ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type"]
+    assert UPDATES.columns == ("ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type")
     key = (1723161255600, 5002, 50093239220, "spot", "orderbook.50.BTCUSDT", "delta")
     assert update_key(message()) == key
     assert read_copy(_key_line(key)) == [[str(part) for part in key]]
@@ -238,8 +238,7 @@ def execution(**changes: Any) -> Execution:
 
 
 def test_execution_is_a_row_of_the_buy_leg_and_one_of_the_sell_leg() -> None:
-    columns = Config.TABLES["order"].columns
-    buy, sell = (dict(zip(columns, row, strict=True)) for row in execution_store._rows(execution()))
+    buy, sell = (row._asdict() for row in execution_store.order_rows(execution()))
     common = {
         "order_id": "o",
         "action": "Open Spread",
@@ -272,9 +271,9 @@ def test_execution_is_a_row_of_the_buy_leg_and_one_of_the_sell_leg() -> None:
 
 def test_flux_is_exact_beyond_the_usual_28_digits() -> None:
     price, size = D("12345678901234567.12345678901234567891"), D("0.1000000000000000000001")
-    buy, sell = execution_store._rows(execution(buy_price=price, sell_price=price, size=size))
-    assert sell[5] == D("1234567890123456.712346913469124691347712345678901234567891")
-    assert buy[5] == -sell[5]
+    buy, sell = execution_store.order_rows(execution(buy_price=price, sell_price=price, size=size))
+    assert sell.flux == D("1234567890123456.712346913469124691347712345678901234567891")
+    assert buy.flux == D("-1234567890123456.712346913469124691347712345678901234567891")
 
 
 def test_execution_comes_back_from_its_rows() -> None:
@@ -283,8 +282,8 @@ def test_execution_comes_back_from_its_rows() -> None:
         execution(order_id=None, spread_id=None, action="Close Spread"),
         execution(size=D("1E+2")),
     ]
-    rows = [row for record in there for row in execution_store._rows(record)]
-    back = list(execution_store._executions(iter(rows)))
+    rows = [row for record in there for row in execution_store.order_rows(record)]
+    back = list(execution_store.executions(iter(rows)))
     for record, found in zip(there, back, strict=True):
         assert found.execution_id == record.execution_id
         assert (found.placed_at, found.request_key) == (record.placed_at, record.request_key)
@@ -294,14 +293,14 @@ def test_execution_comes_back_from_its_rows() -> None:
 
 
 def test_half_an_execution_is_an_error() -> None:
-    rows = list(execution_store._rows(execution()))
+    rows = list(execution_store.order_rows(execution()))
     with pytest.raises(ValueError):
-        list(execution_store._executions(iter(rows[:1])))
+        list(execution_store.executions(iter(rows[:1])))
 
 
 def test_refusal_is_a_row_in_the_order_of_its_columns() -> None:
-    row = execution_store._refusal_row(Refusal(8, "expired", 1723161256300, "o", "request 1"))
-    assert dict(zip(execution_store._REFUSED.columns, row, strict=True)) == {
+    row = execution_store.refused_order_row(Refusal(8, "expired", 1723161256300, "o", "request 1"))
+    assert dict(zip(execution_store.REFUSED_ORDERS.columns, row, strict=True)) == {
         "execution_id": 8,
         "order_id": "o",
         "request_key": "request 1",

@@ -1,0 +1,82 @@
+"""Requests of the `orders` queue, and what is decided on each."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from pika.spec import BasicProperties
+
+from blackbird.market.fields import InvalidMessage
+from blackbird.trading.engine import TradingEngine, request_key
+from blackbird.trading.orders import (
+    ACK,
+    INTERNAL_ERROR,
+    NOT_ACK,
+    OPEN_SPREADS,
+    Order,
+    Record,
+    Reply,
+    decode_request,
+    invalid_order,
+)
+
+logger = logging.getLogger(__name__)
+
+CRASHED = "crashed the handler twice"
+
+
+class Request(NamedTuple):
+    """A delivery of the `orders` queue."""
+
+    delivery_tag: int
+    redelivered: bool
+    properties: BasicProperties
+    body: bytes
+
+
+class Decision(NamedTuple):
+    """A request with the reply to it.
+
+    `record` is what has to be journaled before the reply is sent, None where nothing was decided anew, and
+    `order` the order that it is about. `dead_letter` is the reason for dead-lettering the body, None for a
+    body that was understood.
+    """
+
+    request: Request
+    reply: Reply
+    record: Record | None = None
+    order: Order | None = None
+    dead_letter: str | None = None
+
+
+def decide(engine: TradingEngine, request: Request) -> Decision:
+    """Decide on one request.
+
+    An order that crashes the engine raises what it raised; redelivered, it is refused instead, so that the
+    orders behind it go on.
+    """
+    try:
+        order = decode_request(request.body)
+    except InvalidMessage as error:
+        why = str(error)
+        return Decision(request, Reply(NOT_ACK, invalid_order(why)), dead_letter=why)
+    if order is None:
+        return Decision(request, Reply(ACK, OPEN_SPREADS, engine.spreads.listed()))
+    if order.order_id is not None:
+        key = None
+        known = engine.first_answer(order.order_id)
+    else:
+        key = request_key(request.properties.reply_to, request.properties.correlation_id, request.body)
+        known = engine.first_answer(key) if request.redelivered else None
+    if known is not None:
+        return Decision(request, known)
+    try:
+        record = engine.execute(order, key)
+    except Exception:
+        if not request.redelivered:
+            raise
+        logger.exception("order %s crashed the engine again", order.order_id)
+        record = engine.refuse(order, INTERNAL_ERROR, key)
+        return Decision(request, engine.answer_of(record), record, dead_letter=CRASHED)
+    return Decision(request, engine.answer_of(record), record, order)

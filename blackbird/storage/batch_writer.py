@@ -1,0 +1,106 @@
+"""Gathers deliveries into batches, writes them to the database, and acknowledges them after the commit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from functools import partial
+
+from blackbird.runtime.backoff import Backoff
+from blackbird.runtime.throttled_log import ThrottledLog
+from blackbird.runtime.worker_thread import WorkerThread
+from blackbird.storage.batch import Batch, Deliverer
+from blackbird.storage.isolation import UpdateStore, store_updates
+from database_manager import DatabaseUnavailable
+
+# How long a batch may fill before it is written: a commit costs the same for one message as for many.
+GATHER_SECONDS = 0.03
+SHORTEST_PAUSE = 0.1
+LONGEST_PAUSE = 2.0
+
+
+class BatchWriter:
+    """Writes one batch while the next one fills; a batch is kept until the database has taken it.
+
+    A batch is written when it has `batch_size` messages or is `GATHER_SECONDS` old.
+    """
+
+    def __init__(self, store: UpdateStore, batch_size: int) -> None:
+        self._store = store
+        self._batch_size = batch_size
+        self._database = WorkerThread("database")
+        self._session: Deliverer | None = None
+        self._batch = Batch()
+        self._arrived = asyncio.Event()
+        self._full = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._outage = ThrottledLog()
+
+    def start_session(self, session: Deliverer) -> None:
+        """Gather the deliveries of `session` from now on; what an earlier one brought is redelivered."""
+        self._session = session
+        self._batch = Batch(session)
+
+    def count(self, delivery_tag: int) -> Batch:
+        """Count a delivery and return the batch that its update belongs to."""
+        batch = self._batch
+        if not batch.messages:
+            batch.begun = asyncio.get_running_loop().time()
+        batch.count(delivery_tag)
+        self._arrived.set()
+        if batch.messages >= self._batch_size:
+            self._full.set()
+        return batch
+
+    async def run(self) -> None:
+        """Write batch after batch until cancelled."""
+        while True:
+            await self._arrived.wait()
+            await self._gather()
+            self._arrived.clear()
+            self._full.clear()
+            batch = self._next_batch()
+            if batch.messages:
+                self._idle.clear()
+                await self._write(batch)
+                self._idle.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Return when everything gathered is written and acknowledged, after `seconds` at the latest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._batch.messages or not self._idle.is_set():
+                    await asyncio.sleep(0.01)
+
+    async def _gather(self) -> None:
+        # Under load the batch is due already, and each turn of the event loop would read more messages first.
+        due = self._batch.begun + GATHER_SECONDS
+        if not self._full.is_set() and asyncio.get_running_loop().time() < due:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._full.wait()
+
+    def _next_batch(self) -> Batch:
+        batch, self._batch = self._batch, Batch(self._session)
+        return batch
+
+    async def _write(self, batch: Batch) -> None:
+        backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE)
+        failed = False
+        while batch.lines:
+            try:
+                at_fault = await self._database.run(partial(store_updates, self._store, batch.lines))
+            except DatabaseUnavailable as error:
+                failed = True
+                self._outage.warn("%d messages wait for the database: %s", len(batch.lines), error)
+                await asyncio.sleep(backoff.next())
+                # With what has arrived since: one that is taken shows that those rejected are at fault.
+                batch = batch.followed_by(self._next_batch())
+            else:
+                for key, reason in at_fault.items():
+                    batch.dead_letter(key, f"refused by the database: {reason}")
+                break
+        if failed:
+            self._outage.resolved("the database takes messages again")
+        batch.acknowledge()

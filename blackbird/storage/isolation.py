@@ -1,0 +1,64 @@
+"""Which updates of a rejected batch are at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from blackbird.storage.orderbook_store import UpdateKey
+from database_manager import DatabaseUnavailable, RowsRejected
+
+
+class UpdateStore(Protocol):
+    """Where updates are stored; both methods raise DatabaseUnavailable or RowsRejected."""
+
+    def add(self, batch: Mapping[UpdateKey, str]) -> None:
+        """Store the lines of each update that is not stored yet, all or none."""
+
+    def trial(self, lines: str) -> None:
+        """Write the lines of an update and roll back."""
+
+
+class _Outcome(NamedTuple):
+    stored: list[UpdateKey]
+    rejected: dict[UpdateKey, str]  # with the database's reason
+
+
+def store_updates(store: UpdateStore, updates: Mapping[UpdateKey, str]) -> dict[UpdateKey, str]:
+    """Store updates; return those at fault, each with the database's reason.
+
+    An update is at fault when the database rejects it alone, then takes another one, then rejects it again.
+    While the database takes no update at all the fault is its own: that raises DatabaseUnavailable, as every
+    other trouble does. What was stored by then stays stored, and is recognised on the next attempt.
+    """
+    stored, rejected = _separate(store, updates)
+    if not rejected:
+        return rejected
+    reason = next(iter(rejected.values()))
+    sample = next((updates[key] for key in stored if updates[key]), None)
+    if sample is None:
+        raise DatabaseUnavailable(f"every message is rejected: {reason}")
+    try:
+        store.trial(sample)
+    except RowsRejected as error:
+        raise DatabaseUnavailable(f"what was taken before is rejected: {error}") from error
+    return _separate(store, {key: updates[key] for key in rejected}).rejected
+
+
+def _separate(store: UpdateStore, updates: Mapping[UpdateKey, str]) -> _Outcome:
+    """Store all updates that the database takes, halving what it rejects."""
+    outcome = _Outcome([], {})
+    parts = [list(updates)]
+    while parts:
+        part = parts.pop()
+        try:
+            store.add({key: updates[key] for key in part})
+        except RowsRejected as error:
+            if len(part) == 1:
+                outcome.rejected[part[0]] = str(error)
+            else:
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+        else:
+            outcome.stored.extend(part)
+    return outcome

@@ -1,0 +1,81 @@
+"""The trading engine's history as a list, with everything that a database can do to it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+
+from blackbird.engine.execution_store import Fenced
+from blackbird.trading.engine import TradingEngine
+from blackbird.trading.orders import Execution, Order, Record
+from tests.support.market import PERP, SPOT
+
+_numbers = itertools.count(1)
+
+
+class FakeHistory:
+    """Keeps records in order. Each call raises the first of `errors`, as long as there are some."""
+
+    def __init__(self, identifier: str = "history") -> None:
+        self.identifier = identifier
+        self.records: list[Record] = []
+        self.errors: list[Exception] = []
+        self.added: list[int] = []  # how many records each call brought
+        self.calls = 0
+        self.owned = False
+
+    def claim(self) -> str:
+        self._call()
+        self.owned = True
+        return self.identifier
+
+    def enter_mode(self) -> None:
+        self._call()
+
+    def is_owned(self) -> bool:
+        self._call()
+        return self.owned
+
+    def add(self, records: Sequence[Record]) -> None:
+        self._call()
+        if not self.owned:
+            raise Fenced("another engine")
+        self.added.append(len(records))
+        self.records += [record for record in records if record not in self.records]
+
+    def replay(self, recover: Callable[[Iterable[Record]], None]) -> None:
+        self._call()
+        recover(list(self.records))
+
+    def _call(self) -> None:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+def new_engine() -> TradingEngine:
+    return TradingEngine(limit=Decimal(1_000_000), unique_order=True, clock=lambda: 1000)
+
+
+def new_order(size: int = 1) -> Order:
+    """Return an Open with an id of its own, which earns 2 for each of `size`."""
+    return Order(
+        action="Open Spread",
+        buy=PERP,
+        buy_price=Decimal(99),
+        sell=SPOT,
+        sell_price=Decimal(101),
+        size=Decimal(size),
+        ts_buy=1,
+        ts_sell=1,
+        order_id=f"order {next(_numbers)}",
+    )
+
+
+def executions(count: int) -> list[Record]:
+    """Return the records of so many orders, with ids from 1 on."""
+    engine = new_engine()
+    records: list[Record] = [engine.execute(new_order()) for _ in range(count)]
+    assert all(isinstance(record, Execution) for record in records)
+    return records

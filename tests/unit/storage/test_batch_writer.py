@@ -1,0 +1,268 @@
+"""How deliveries are gathered, written and acknowledged, without broker and database."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+
+import pytest
+from pika.spec import BasicProperties
+
+from blackbird.broker.session import SessionLost
+from blackbird.storage.batch import Batch
+from blackbird.storage.batch_writer import BatchWriter
+from blackbird.storage.orderbook_store import UpdateKey
+from database_manager import DatabaseUnavailable, RowsRejected
+
+PROPERTIES = BasicProperties()
+
+
+class FakeSession:
+    """Notes what a session is told."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+        self.dead: list[tuple[str, bytes]] = []
+        self.lost = False
+
+    def acknowledge(self, delivery_tag: int, *, multiple: bool = False) -> None:
+        assert multiple
+        self.acknowledged.append(delivery_tag)
+
+    def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
+        assert (queue, properties) == ("storage", PROPERTIES)
+        if self.lost:
+            raise SessionLost("gone")
+        self.dead.append((reason, body))
+
+
+class FakeStore:
+    """Keeps batches; while `down` it is unavailable, and it rejects the lines in `bad`."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.attempts = 0
+        self.down = False
+        self.bad: set[str] = set()
+        self.may_write = threading.Event()
+        self.may_write.set()
+
+    @property
+    def lines(self) -> list[str]:
+        return [lines for batch in self.batches for lines in batch]
+
+    def add(self, batch: Mapping[UpdateKey, str]) -> None:
+        self.attempts += 1
+        self.may_write.wait()
+        if self.down:
+            raise DatabaseUnavailable("down")
+        if self.bad & set(batch.values()):
+            raise RowsRejected("bad line")
+        self.batches.append(list(batch.values()))
+
+    def trial(self, lines: str) -> None:
+        assert lines in self.lines
+
+
+class Scene:
+    """A writer with its store and session; `deliver` brings messages as the broker does."""
+
+    def __init__(self, batch_size: int = 1000) -> None:
+        self.store = FakeStore()
+        self.writer = BatchWriter(self.store, batch_size)
+        self.session = self.start_session()
+        self._tag = 0
+
+    def start_session(self) -> FakeSession:
+        self.session = FakeSession()
+        self.writer.start_session(self.session)
+        self._tag = 0
+        return self.session
+
+    def deliver(self, *names: str) -> None:
+        for name in names:
+            self._tag += 1
+            batch = self.writer.count(self._tag)
+            batch.add((0, 0, 0, "spot", name, "delta"), name, PROPERTIES, name.encode())
+
+    def deliver_unreadable(self) -> None:
+        self._tag += 1
+        self.writer.count(self._tag)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    async def until_attempted(self, more: int) -> None:
+        attempts = self.store.attempts + more
+        await self.until(lambda: self.store.attempts >= attempts)
+
+
+def play(script: Callable[[Scene], Awaitable[None]], batch_size: int = 1000) -> Scene:
+    """Run a script while the writer runs, and return what became of it."""
+
+    async def run() -> Scene:
+        scene = Scene(batch_size)
+        writing = asyncio.create_task(scene.writer.run())
+        try:
+            await script(scene)
+            assert not writing.done() or writing.result() is None
+        finally:
+            scene.store.may_write.set()
+            writing.cancel()
+        return scene
+
+    return asyncio.run(run())
+
+
+def test_messages_that_arrive_together_are_written_and_acknowledged_together() -> None:
+    async def script(scene: Scene) -> None:
+        scene.deliver("a", "b", "c")
+        await scene.until(lambda: scene.session.acknowledged == [3])
+
+    assert play(script).store.batches == [["a", "b", "c"]]
+
+
+def test_copies_in_a_batch_are_written_once_and_all_acknowledged() -> None:
+    async def script(scene: Scene) -> None:
+        scene.deliver("a", "b", "a")
+        await scene.until(lambda: scene.session.acknowledged == [3])
+
+    assert play(script).store.batches == [["a", "b"]]
+
+
+def test_message_without_an_update_is_acknowledged_and_nothing_written() -> None:
+    async def script(scene: Scene) -> None:
+        scene.deliver_unreadable()
+        await scene.until(lambda: scene.session.acknowledged == [1])
+
+    assert play(script).store.attempts == 0
+
+
+def test_full_batch_is_written_while_the_next_one_fills() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.may_write.clear()
+        scene.deliver("a", "b")
+        await scene.until_attempted(1)
+        scene.deliver("c")
+        assert scene.session.acknowledged == []
+        scene.store.may_write.set()
+        await scene.until(lambda: scene.session.acknowledged == [2, 3])
+
+    assert play(script, batch_size=2).store.batches == [["a", "b"], ["c"]]
+
+
+def test_batch_is_kept_while_the_database_is_unavailable() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.down = True
+        scene.deliver("a")
+        await scene.until_attempted(2)
+        scene.deliver("b")
+        await scene.until_attempted(1)
+        assert scene.session.acknowledged == []
+        scene.store.down = False
+        await scene.until(lambda: scene.session.acknowledged == [2])
+
+    assert sorted(play(script).store.lines) == ["a", "b"]
+
+
+def test_message_at_fault_is_dead_lettered_once_and_acknowledged_with_the_others() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.bad = {"bad"}
+        scene.deliver("a", "bad", "b")
+        await scene.until(lambda: scene.session.acknowledged == [3])
+        scene.deliver("c")
+        await scene.until(lambda: scene.session.acknowledged == [3, 4])
+
+    scene = play(script)
+    assert scene.session.dead == [("refused by the database: bad line", b"bad")]
+    assert sorted(scene.store.lines) == ["a", "b", "c"]
+
+
+def test_message_rejected_alone_waits_for_another_that_is_taken() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.bad = {"bad"}
+        scene.deliver("bad")
+        await scene.until_attempted(2)
+        assert (scene.session.dead, scene.session.acknowledged) == ([], [])
+        scene.deliver("good")
+        await scene.until(lambda: scene.session.acknowledged == [2])
+
+    scene = play(script)
+    assert [body for _, body in scene.session.dead] == [b"bad"]
+    assert scene.store.lines == ["good"]
+
+
+def test_rejection_of_everything_that_ends_costs_no_message() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.bad = {"a", "b", "c"}
+        scene.deliver("a", "b", "c")
+        await scene.until_attempted(5)
+        scene.store.bad = set()
+        await scene.until(lambda: scene.session.acknowledged == [3])
+
+    scene = play(script)
+    assert scene.session.dead == []
+    assert sorted(scene.store.lines) == ["a", "b", "c"]
+
+
+def test_what_an_ended_session_brought_is_left_to_the_broker() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.down = True
+        first = scene.session
+        scene.deliver("a", "b")
+        await scene.until_attempted(1)
+        second = scene.start_session()
+        scene.deliver("b")
+        scene.store.down = False
+        await scene.until(lambda: second.acknowledged == [1])
+        assert first.acknowledged == []
+
+    assert play(script).store.lines == ["b"]
+
+
+def test_message_at_fault_of_a_session_that_is_lost_stays_with_the_broker() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.bad = {"bad"}
+        scene.session.lost = True
+        scene.deliver("a", "bad")
+        await scene.until(lambda: scene.session.acknowledged == [2])
+
+    assert play(script).session.dead == []
+
+
+def test_drain_returns_when_everything_is_acknowledged() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.may_write.clear()
+        scene.deliver("a")
+        await scene.until_attempted(1)
+        scene.deliver("b")
+        draining = asyncio.create_task(scene.writer.drain(10))
+        scene.store.may_write.set()
+        await draining
+        assert scene.session.acknowledged == [1, 2]
+
+    play(script)
+
+
+def test_drain_gives_up_on_a_database_that_takes_nothing() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.down = True
+        scene.deliver("a")
+        await scene.writer.drain(0.05)
+        assert scene.session.acknowledged == []
+
+    play(script)
+
+
+@pytest.mark.parametrize("later_messages", [0, 2])
+def test_batch_is_acknowledged_up_to_the_last_message_of_what_followed_it(later_messages: int) -> None:
+    session = FakeSession()
+    first, later = Batch(session), Batch(session)
+    first.count(1)
+    for tag in range(2, 2 + later_messages):
+        later.count(tag)
+    first.followed_by(later).acknowledge()
+    assert session.acknowledged == [1 + later_messages]
