@@ -112,9 +112,7 @@ def main() -> None:
         OrderbookStore(DatabaseManager("data storage", Config.DB_CONFIG), Config.TABLES["orderbook"]),
         discard=not Config.DUMP_ORDERBOOK_TO_DB,
     )
-    run_service(
-        "data storage", service.serve, log_level=Config.LOG_LEVEL, pace=PACE, on_start=log_settings
-    )
+    run_service("data storage", service.serve, log_level=Config.LOG_LEVEL, pace=PACE, on_start=log_settings)
 
 
 if __name__ == "__main__":

@@ -220,9 +220,7 @@ def main() -> None:
         Config.JOURNAL_PATH,
         sends_orders=mode.is_real,
     )
-    run_service(
-        "trading engine", service.serve, mode=mode, log_level=Config.LOG_LEVEL, on_start=log_settings
-    )
+    run_service("trading engine", service.serve, mode=mode, log_level=Config.LOG_LEVEL, on_start=log_settings)
 
 
 if __name__ == "__main__":

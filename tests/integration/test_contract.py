@@ -348,7 +348,7 @@ def test_services_wait_for_broker_and_database_that_are_not_there_yet(tmp_path: 
         for service in services:
             service.wait_for_line("does not serve the virtual host")
         make_virtual_host(place.environment, name)
-        services[0].wait_for_line("no order is answered before the state is read")
+        services[0].wait_for_line("recovery pending, orders are held")
         client = OrderClient(place)
         client.send({"action": "List Open Spreads"}, "early")
         make_database(place.environment, name)

@@ -93,7 +93,7 @@ def test_no_secret_in_a_log_line_or_on_a_command_line(place: Workspace) -> None:
     refused_by_database = place.start(
         "trading_engine", **{**secrets, "RABBITMQ_DEFAULT_PASS": "guest"}, LOG_LEVEL="DEBUG"
     )
-    refused_by_database.wait_for_line("no order is answered before the state is read")
+    refused_by_database.wait_for_line("recovery pending, orders are held")
     storage = place.start("data_storage", **{**secrets, "RABBITMQ_DEFAULT_PASS": "guest"}, LOG_LEVEL="DEBUG")
     feed = BookFeed(place)
     feed.publish("storage", b"nonsense")

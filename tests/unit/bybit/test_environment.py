@@ -19,7 +19,7 @@ def mode(*, real: bool = True, environment: str = "demo", rest_url: str = "") ->
         (mode(), "REAL ORDERS to api-demo.bybit.com"),
         (mode(environment="testnet"), "REAL ORDERS to api-testnet.bybit.com"),
         (mode(rest_url="http://127.0.0.1:9501"), "REAL ORDERS to 127.0.0.1:9501"),
-        (mode(rest_url="https://user:secret@api-demo.bybit.com/"), "REAL ORDERS to api-demo.bybit.com"),
+        (mode(rest_url="https://somebody@api-demo.bybit.com/"), "REAL ORDERS to api-demo.bybit.com"),
     ],
 )
 def test_text_says_what_orders_are_and_where_real_ones_go(given: OrderMode, text: str) -> None:
