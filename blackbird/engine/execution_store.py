@@ -16,6 +16,7 @@ from blackbird.trading.orders import Execution, Order, Record, Refusal
 from database_manager import Cursor, DatabaseManager, FixedTable, RowsRejected, Table
 
 Rows = Sequence[tuple[Any, ...]]
+Side = Literal["buy", "sell"]
 
 
 class OrderRow(NamedTuple):
@@ -25,7 +26,7 @@ class OrderRow(NamedTuple):
     symbol_name: str
     price: Decimal
     size: Decimal
-    type: Literal["buy", "sell"]
+    type: Side
     flux: Decimal
     ts_orderbook: int
     order_id: str | None
@@ -171,34 +172,33 @@ def _only_row(cursor: Cursor) -> tuple[Any, ...]:
 def order_rows(execution: Execution) -> tuple[OrderRow, OrderRow]:
     """Return the rows of the buy leg and of the sell leg."""
     order = execution.order
-    common: dict[str, Any] = {
-        "size": order.size,
-        "order_id": order.order_id,
-        "action": order.action,
-        "spread_id": order.spread_id,
-        "placed_at": execution.placed_at,
-        "execution_id": execution.execution_id,
-        "request_key": execution.request_key,
-    }
+    # Exact: a unary minus would round to the 28 digits of the default context.
+    paid = EXACT.multiply(order.buy_price, order.size).copy_negate()
+    received = EXACT.multiply(order.sell_price, order.size)
     return (
-        OrderRow(
-            channel=order.buy.channel,
-            symbol_name=order.buy.symbol,
-            price=order.buy_price,
-            type="buy",
-            flux=EXACT.multiply(order.buy_price, order.size).copy_negate(),
-            ts_orderbook=order.ts_buy,
-            **common,
-        ),
-        OrderRow(
-            channel=order.sell.channel,
-            symbol_name=order.sell.symbol,
-            price=order.sell_price,
-            type="sell",
-            flux=EXACT.multiply(order.sell_price, order.size),
-            ts_orderbook=order.ts_sell,
-            **common,
-        ),
+        _order_row(execution, order.buy, order.buy_price, "buy", paid, order.ts_buy),
+        _order_row(execution, order.sell, order.sell_price, "sell", received, order.ts_sell),
+    )
+
+
+def _order_row(
+    execution: Execution, leg: Instrument, price: Decimal, side: Side, flux: Decimal, ts_orderbook: int
+) -> OrderRow:
+    order = execution.order
+    return OrderRow(
+        leg.channel,
+        leg.symbol,
+        price,
+        order.size,
+        side,
+        flux,
+        ts_orderbook,
+        order.order_id,
+        order.action,
+        order.spread_id,
+        execution.placed_at,
+        execution.execution_id,
+        execution.request_key,
     )
 
 

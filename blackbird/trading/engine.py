@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Literal, Protocol
 
@@ -39,6 +39,7 @@ from blackbird.trading.spreads import OpenSpreads, Pair, Spread, new_id
 logger = logging.getLogger(__name__)
 
 RiskModel = Literal["cash", "position"]
+Exposures = tuple[tuple[Decimal, Decimal], tuple[Decimal, Decimal]]
 
 
 class LegSender(Protocol):
@@ -160,19 +161,23 @@ class TradingEngine:
             if abs(after) > self._limit and abs(after) > abs(before):
                 raise Refused(RISK_LIMIT_EXCEED)
 
-    def _cash_exposures(self, order: Order) -> Iterator[tuple[Decimal, Decimal]]:
+    def _cash_exposures(self, order: Order) -> Exposures:
         """Return the exposure of each leg before and after the order."""
-        before = self.risks.get(order.buy, ZERO)
-        yield before, EXACT.add(before, _cost(order))
-        before = self.risks.get(order.sell, ZERO)
-        yield before, EXACT.subtract(before, _proceeds(order))
+        long = self.risks.get(order.buy, ZERO)
+        short = self.risks.get(order.sell, ZERO)
+        return (
+            (long, EXACT.add(long, _cost(order))),
+            (short, EXACT.subtract(short, _proceeds(order))),
+        )
 
-    def _position_exposures(self, order: Order) -> Iterator[tuple[Decimal, Decimal]]:
+    def _position_exposures(self, order: Order) -> Exposures:
         """Return the exposure of each leg before and after the order."""
-        before = EXACT.multiply(self.positions.get(order.buy, ZERO), order.buy_price)
-        yield before, EXACT.add(before, _cost(order))
-        before = EXACT.multiply(self.positions.get(order.sell, ZERO), order.sell_price)
-        yield before, EXACT.subtract(before, _proceeds(order))
+        long = EXACT.multiply(self.positions.get(order.buy, ZERO), order.buy_price)
+        short = EXACT.multiply(self.positions.get(order.sell, ZERO), order.sell_price)
+        return (
+            (long, EXACT.add(long, _cost(order))),
+            (short, EXACT.subtract(short, _proceeds(order))),
+        )
 
     # --- placing ---------------------------------------------------------------------------------
 
