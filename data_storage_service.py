@@ -15,10 +15,10 @@ import logging
 import sys
 from typing import Any
 
-from pika import ConnectionParameters
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
+from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.session import Session, connection_parameters, keep_session
 from blackbird.broker.topology import STORAGE
 from blackbird.market.fields import InvalidMessage
@@ -46,7 +46,7 @@ SWITCH_SECONDS = 0.001
 class DataStorageService:
     """The storage service between broker and database; with `discard` messages are acknowledged unread."""
 
-    def __init__(self, broker: ConnectionParameters, store: UpdateStore, *, discard: bool) -> None:
+    def __init__(self, broker: BrokerParameters, store: UpdateStore, *, discard: bool) -> None:
         self._broker = broker
         self._discard = discard
         self._writer = BatchWriter(store, BATCH)

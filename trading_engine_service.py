@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pika import ConnectionParameters
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
+from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.session import QueueInUse, Session, connection_parameters, keep_session
 from blackbird.broker.topology import ORDERS
 from blackbird.bybit.environment import OrderMode, RealMoneyRefused
@@ -52,7 +52,7 @@ class TradingEngineService:
 
     def __init__(
         self,
-        broker: ConnectionParameters,
+        broker: BrokerParameters,
         new_engine: Callable[[], TradingEngine],
         history: History | None,
         journals: Path,
