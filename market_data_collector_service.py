@@ -17,14 +17,17 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
 
+from blackbird.broker.session import Session, connection_parameters
 from blackbird.bybit.connection import use_exchange
 from blackbird.bybit.stream import DEPTHS
 from blackbird.collector.feed_manager import FeedManager
 from blackbird.collector.http_api import create_app
+from blackbird.collector.system_view import SystemView
 from blackbird.runtime.process import exit_for_setting, parse_arguments, run_service
 from config import Config, check_settings, log_settings
 
@@ -48,9 +51,12 @@ class Server(uvicorn.Server):
 async def serve(stop: asyncio.Event, listening: socket.socket) -> None:
     """Collect until `stop`: HTTP on the `listening` socket, streams, publishing."""
     manager = FeedManager()
+    view = SystemView(
+        partial(Session.open, connection_parameters(**Config.BROKER_CONFIG, name="collector view"))
+    )
     server = Server(
         uvicorn.Config(
-            create_app(manager),
+            create_app(manager, manager.publisher, view),
             lifespan="off",
             log_config=None,
             log_level="warning",
@@ -62,14 +68,16 @@ async def serve(stop: asyncio.Event, listening: socket.socket) -> None:
     web = asyncio.create_task(server.serve(sockets=[listening]), name="http")
     publishing = asyncio.create_task(manager.keep_publishing(), name="publishing")
     stopping = asyncio.create_task(stop.wait(), name="stop")
-    ends: list[asyncio.Future[Any]] = [web, publishing, stopping, manager.failure]
+    watching = asyncio.create_task(view.watch(), name="watching")
+    ends: list[asyncio.Future[Any]] = [web, publishing, watching, stopping, manager.failure]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await manager.close()
     publishing.cancel()
+    watching.cancel()
     stopping.cancel()
     manager.failure.cancel()
-    ended = await asyncio.gather(web, publishing, manager.failure, return_exceptions=True)
+    ended = await asyncio.gather(web, publishing, watching, manager.failure, return_exceptions=True)
     for outcome in ended:
         if isinstance(outcome, Exception):
             raise outcome

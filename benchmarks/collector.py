@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,7 +51,11 @@ class Collector:
             check(answer.status == 200, f"{symbol} on {channel}: {answer.status}")
 
     def health(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self._url}/health", timeout=10) as answer:  # noqa: S310
+        try:
+            answer = urllib.request.urlopen(f"{self._url}/health", timeout=10)  # noqa: S310
+        except urllib.error.HTTPError as error:  # 503: the other services do not run here
+            answer = error
+        with answer:
             health: dict[str, Any] = json.load(answer)
         return health
 

@@ -112,6 +112,10 @@ class FeedManager:
         self._rebuild_tasks()
         await self._broker_knows()
 
+    def group(self, matching_key: str) -> list[Instrument]:
+        """Return the instruments with this matching key, those without an answer of the exchange included."""
+        return [each for each, stream in self._streams.items() if stream.matching_key == matching_key]
+
     def listed(self) -> dict[str, list[dict[str, str]]]:
         """Return the subscriptions by channel, each with its symbol and matching key."""
         return {
@@ -122,13 +126,17 @@ class FeedManager:
         }
 
     def down(self) -> list[str]:
-        """Return what of the collector's surroundings does not work just now."""
-        down = [] if self.publisher.is_up else ["RabbitMQ"]
-        return down + [
+        """Return which subscriptions are not served just now, each with the reason."""
+        return [
             f"{instrument}: {stream.phase.value}" + (f" ({stream.reason})" if stream.reason else "")
             for instrument, stream in self._streams.items()
             if instrument in self.matching_key and not stream.is_up
         ]
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the broker has the subscriptions as they are."""
+        return self._restored and self.publisher.subscriptions_confirmed
 
     def _on_standing(self, stream: Stream) -> None:
         if self._streams.get(stream.instrument) is not stream or stream.instrument in self.matching_key:

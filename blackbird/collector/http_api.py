@@ -1,148 +1,277 @@
-"""The collector's HTTP side: what is taken, what is answered, and the OpenAPI description of both."""
+"""The collector's HTTP side: its requests, their answers, and the OpenAPI description of both."""
 
 from __future__ import annotations
 
-import unicodedata
+import logging
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Protocol
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel, Field
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blackbird.bybit.stream import SubscriptionStatus
-from blackbird.market.instrument import CHANNELS, Instrument
+from blackbird.collector.body_limit import BodyLimit
+from blackbird.collector.http_models import (
+    CollectorHealth,
+    Done,
+    Health,
+    Listed,
+    Pending,
+    Problem,
+    QueueHealth,
+    Subscription,
+    SystemHealth,
+    Unsubscription,
+)
+from blackbird.collector.publisher import BrokerState
+from blackbird.collector.stranded_spreads import stranded_spreads, stranded_warning
+from blackbird.collector.system_view import EngineNotAsked, QueueDepth
+from blackbird.market.instrument import CHANNELS, IncompatibleUnits, Instrument, check_units
+from blackbird.trading.orders import OpenSpread
 
-if TYPE_CHECKING:
-    from blackbird.collector.feed_manager import FeedManager
-
-
-LARGEST_BODY = 64 * 1024
-LARGEST_DISCARDED = 64 * 1024 * 1024
-
-
-def _without_control_characters(text: str) -> str:
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
-        raise ValueError("expected no control characters")
-    return text
-
-
-_Name = Annotated[
-    str,
-    Field(min_length=1, max_length=64, json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"}),
-    AfterValidator(_without_control_characters),
-]
-_ChannelName = Annotated[_Name, Field(json_schema_extra={"enum": list(CHANNELS)})]
+logger = logging.getLogger(__name__)
 
 
-class Unsubscription(BaseModel):
-    """An instrument: a symbol on a channel."""
-
-    symbol: _Name = Field(examples=["BTCUSDT"])
-    # Another one is a 400 of its own, not a 422: the reader may have mistyped a name he may choose.
-    channel: _ChannelName
+class Publishing(Protocol):
+    """What the collector has handed to RabbitMQ, and what not."""
 
     @property
-    def instrument(self) -> Instrument:
-        """Return the instrument; raises HTTPException where the exchange has no such channel."""
-        if self.channel not in CHANNELS:
-            raise HTTPException(
-                HTTPStatus.BAD_REQUEST,
-                f"unknown channel {self.channel!r}: expected one of {', '.join(CHANNELS)}",
-            )
-        return Instrument(self.channel, self.symbol)
+    def dropped(self) -> int:
+        """How many pushes were dropped."""
+
+    @property
+    def backlog(self) -> int:
+        """How many pushes RabbitMQ has not confirmed."""
+
+    @property
+    def state(self) -> BrokerState:
+        """Whether RabbitMQ takes messages."""
 
 
-class Subscription(Unsubscription):
-    """An instrument and the group that it trades in."""
+class Feeds(Protocol):
+    """The subscriptions and their streams (FeedManager)."""
 
-    matching_key: _Name = Field(examples=["a"])
+    @property
+    def matching_key(self) -> Mapping[tuple[str, str], str]:
+        """The matching key of each subscribed instrument."""
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether RabbitMQ has the subscriptions as they are."""
 
-class Done(BaseModel):
-    """What was asked for holds."""
+    def group(self, matching_key: str) -> list[Instrument]:
+        """Return the instruments with this matching key, those without an answer of the exchange included."""
 
-    status: Literal["ok"] = "ok"
+    async def subscribe(self, instrument: Instrument, matching_key: str) -> tuple[SubscriptionStatus, str]:
+        """Subscribe, and return what the exchange answered and why."""
 
+    async def unsubscribe(self, instrument: Instrument) -> None:
+        """End a subscription."""
 
-class Pending(BaseModel):
-    """What was asked for is kept, and holds once the exchange can be reached."""
+    def listed(self) -> dict[str, list[dict[str, str]]]:
+        """Return the subscriptions by channel."""
 
-    status: Literal["pending"] = "pending"
-    detail: str
-
-
-class Problem(BaseModel):
-    """Why a request was refused."""
-
-    detail: str
-
-
-class Listed(BaseModel):
-    """A subscription of a channel."""
-
-    symbol: str
-    matching_key: str
+    def down(self) -> list[str]:
+        """Return which subscriptions are not served, each with the reason."""
 
 
-class Health(BaseModel):
-    """Whether the exchange's streams and the broker are up, and what is not."""
+class System(Protocol):
+    """The other services as seen through the broker (SystemView)."""
 
-    status: Literal["ok", "down"]
-    down: list[str]
-    dropped: int = Field(description="pushes that were dropped because the broker did not take them")
+    @property
+    def age(self) -> float | None:
+        """Seconds since the queues were seen."""
+
+    @property
+    def queues(self) -> Mapping[str, QueueDepth]:
+        """The queues when they were last seen."""
+
+    def down(self) -> list[str]:
+        """Return what does not work."""
+
+    async def open_spreads(self) -> Sequence[OpenSpread]:
+        """Return what is open; raises EngineNotAsked."""
 
 
+_BROKER_DOWN: Mapping[BrokerState, list[str]] = {
+    BrokerState.CONNECTED: [],
+    BrokerState.BLOCKED: [f"RabbitMQ: {BrokerState.BLOCKED.value}"],
+    BrokerState.NOT_CONNECTED: ["RabbitMQ"],
+}
 _REFUSED: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "unknown channel, or refused by the exchange"},
+    400: {"model": Problem, "description": "unknown channel"},
     413: {"model": Problem, "description": "body too large"},
 }
+_SUBSCRIBE: dict[int | str, dict[str, Any]] = {
+    **_REFUSED,
+    400: {
+        "model": Problem,
+        "description": "unknown channel, refused by the exchange, or sizes in other units than the group's",
+    },
+    202: {"model": Pending, "description": "kept until the exchange can be reached"},
+}
+_HEALTH: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "something is down"}}
 
 
-def create_app(manager: FeedManager) -> FastAPI:
-    """Return the HTTP side of `manager`."""
-    app = FastAPI(title="Blackbird market data collector", version="1")
+def create_app(feeds: Feeds, publisher: Publishing, system: System) -> FastAPI:
+    """Return the HTTP side of `feeds`, with the health of these, of `publisher` and of what `system` sees.
+
+    Its pages load nothing from anywhere else: /docs brings its own files.
+    """
+    app = FastAPIOffline(
+        title="Blackbird market data collector",
+        version="1",
+        redoc_url=None,
+        # Else the page would have the description checked by a server on the internet.
+        swagger_ui_parameters={"validatorUrl": None},
+    )
     app.add_middleware(BodyLimit)
     app.add_exception_handler(RequestValidationError, _invalid_body)
     app.add_exception_handler(AnyHTTPException, _http_error)
+    api = CollectorApi(feeds, publisher, system)
+    app.post("/subscribe", response_model=Done, responses=_SUBSCRIBE, response_model_exclude_none=True)(
+        api.subscribe
+    )
+    app.post("/unsubscribe", response_model=Done, responses=_REFUSED, response_model_exclude_none=True)(
+        api.unsubscribe
+    )
+    app.get("/subscriptions")(api.subscriptions)
+    app.get("/health", responses=_HEALTH)(api.health)
+    return app
 
-    @app.post("/subscribe", responses={**_REFUSED, 202: {"model": Pending, "description": "kept for later"}})
-    async def subscribe(subscription: Subscription) -> Done:
-        standing, reason = await manager.subscribe(subscription.instrument, subscription.matching_key)
-        if standing is SubscriptionStatus.REFUSED:
-            raise HTTPException(
-                HTTPStatus.BAD_REQUEST, f"the exchange refuses {subscription.instrument}: {reason}"
-            )
-        if standing is SubscriptionStatus.ACCEPTED:
-            return Done()
-        detail = (
-            f"{subscription.instrument} is kept, the exchange can't be reached: {reason or standing.value}"
-        )
-        return JSONResponse(Pending(detail=detail).model_dump(), HTTPStatus.ACCEPTED)  # type: ignore[return-value]
 
-    @app.post("/unsubscribe", responses=_REFUSED)
-    async def unsubscribe(subscription: Unsubscription) -> Done:
-        await manager.unsubscribe(subscription.instrument)
-        return Done()
+class CollectorApi:
+    """The operations."""
 
-    @app.get("/subscriptions")
-    async def subscriptions() -> dict[str, list[Listed]]:
+    def __init__(self, feeds: Feeds, publisher: Publishing, system: System) -> None:
+        self._feeds = feeds
+        self._publisher = publisher
+        self._system = system
+
+    async def subscribe(self, subscription: Subscription) -> Done | JSONResponse:
+        """Subscribe to an instrument's order book, or give a subscribed one another matching key."""
+        instrument, key = _instrument(subscription), subscription.matching_key
+        previous = self._feeds.matching_key.get(instrument)
+        if previous != key:
+            self._check_units(instrument, key)
+        status, reason = await self._feeds.subscribe(instrument, key)
+        refused = status is SubscriptionStatus.REFUSED
+        if refused and instrument not in self._feeds.matching_key:
+            raise HTTPException(HTTPStatus.BAD_REQUEST, f"the exchange refuses {instrument}: {reason}")
+        extra: dict[str, Any] = {}
+        if previous not in (None, key) and (warning := await self._stranded(instrument)):
+            extra = {"warning": warning, "matching_key": key, "previous_matching_key": previous}
+        if status is SubscriptionStatus.ACCEPTED:
+            return Done(detail=self._unsaved(), **extra)
+        trouble = "refuses it at present" if refused else "can't be reached"
+        detail = f"{instrument} is kept, the exchange {trouble}: {reason or status.value}"
+        if unsaved := self._unsaved():
+            detail += f"; {unsaved}"
+        pending = Pending(detail=detail, **extra)
+        return JSONResponse(pending.model_dump(exclude_none=True), HTTPStatus.ACCEPTED)
+
+    async def unsubscribe(self, subscription: Unsubscription) -> Done:
+        """End the subscription of an instrument, if there is one."""
+        instrument = _instrument(subscription)
+        subscribed = instrument in self._feeds.matching_key
+        await self._feeds.unsubscribe(instrument)
+        warning = await self._stranded(instrument) if subscribed else None
+        return Done(detail=self._unsaved(), warning=warning)
+
+    async def subscriptions(self) -> dict[str, list[Listed]]:
+        """Return the subscriptions by channel."""
         return {
-            channel: [Listed(**entry) for entry in entries] for channel, entries in manager.listed().items()
+            channel: [Listed(**entry) for entry in entries]
+            for channel, entries in self._feeds.listed().items()
         }
 
-    @app.get("/health", responses={503: {"model": Health, "description": "something is down"}})
-    async def health() -> Health:
-        down = manager.down()
-        answer = Health(status="down" if down else "ok", down=down, dropped=manager.publisher.dropped)
+    async def health(self, response: Response) -> Health:
+        """Return whether the whole system works: the collector's part, and the services behind RabbitMQ."""
+        state = self._publisher.state
+        own = CollectorHealth(
+            down=_BROKER_DOWN[state] + self._feeds.down(),
+            rabbitmq=state.value,
+            subscriptions=len(self._feeds.matching_key),
+            unpublished=self._publisher.backlog,
+        )
+        age = self._system.age
+        others = SystemHealth(
+            # Without a broker the others can't be seen: it is what is down.
+            down=[] if state is BrokerState.NOT_CONNECTED else self._system.down(),
+            age_ms=None if age is None else round(age * 1000),
+            queues={
+                name: QueueHealth(
+                    consumers=queue.consumers, messages=queue.messages, dead_letters=queue.dead_letters
+                )
+                for name, queue in self._system.queues.items()
+            },
+        )
+        down = own.down + others.down
         if down:
-            return JSONResponse(answer.model_dump(), HTTPStatus.SERVICE_UNAVAILABLE)  # type: ignore[return-value]
-        return answer
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        return Health(
+            status="down" if down else "ok",
+            down=down,
+            dropped=self._publisher.dropped,
+            collector=own,
+            seen_through_broker=others,
+        )
 
-    return app
+    def _check_units(self, instrument: Instrument, matching_key: str) -> None:
+        """Refuse an instrument whose sizes count something else than those of its group."""
+        for member in self._feeds.group(matching_key):
+            if member != instrument:
+                try:
+                    check_units(instrument, member)
+                except IncompatibleUnits as error:
+                    detail = f"{instrument} does not fit the group {matching_key!r}: {error}"
+                    raise HTTPException(HTTPStatus.BAD_REQUEST, detail) from None
+
+    async def _stranded(self, instrument: Instrument) -> str | None:
+        """Return, and log, a warning where open spreads of a moved or ended instrument can't be closed."""
+        try:
+            spreads = stranded_spreads(await self._open_spreads(), instrument, self._feeds.matching_key)
+        except EngineNotAsked as error:
+            warning = (
+                f"open spreads of {instrument}, if any, can't be closed meanwhile: "
+                f"the trading engine could not be asked for them ({error})"
+            )
+        else:
+            if not spreads:
+                return None
+            warning = stranded_warning(spreads, instrument)
+        logger.warning("%s", warning)
+        return warning
+
+    async def _open_spreads(self) -> Sequence[OpenSpread]:
+        # A question sent while the broker blocks publishers would only block the view's connection too.
+        state = self._publisher.state
+        if state is not BrokerState.CONNECTED:
+            raise EngineNotAsked(f"RabbitMQ: {state.value}")
+        return await self._system.open_spreads()
+
+    def _unsaved(self) -> str | None:
+        """Return what to add to an answer while RabbitMQ does not have the subscriptions as they are."""
+        if self._feeds.is_saved:
+            return None
+        state = self._publisher.state
+        reason = "not confirmed yet" if state is BrokerState.CONNECTED else state.value
+        return (
+            f"kept by the collector until RabbitMQ takes it ({reason}); the other services learn of it then"
+        )
+
+
+def _instrument(subscription: Unsubscription) -> Instrument:
+    if subscription.channel not in CHANNELS:
+        raise HTTPException(
+            HTTPStatus.BAD_REQUEST,
+            f"unknown channel {subscription.channel!r}: expected one of {', '.join(CHANNELS)}",
+        )
+    return Instrument(subscription.channel, subscription.symbol)
 
 
 async def _invalid_body(_request: Request, error: Exception) -> JSONResponse:
@@ -155,44 +284,7 @@ async def _invalid_body(_request: Request, error: Exception) -> JSONResponse:
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AnyHTTPException)  # noqa: S101 - what this handler is registered for
     if isinstance(error.__cause__, UnicodeDecodeError | RecursionError):
-        # FastAPI names these 400; they are bodies that are no JSON like any other.
+        # FastAPI answers these with 400; they are malformed bodies like any other.
         detail = [{"type": "json_invalid", "loc": ["body"], "msg": "JSON decode error"}]
         return JSONResponse({"detail": detail}, HTTPStatus.UNPROCESSABLE_ENTITY)
     return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
-
-
-class BodyLimit:
-    """Refuses bodies above LARGEST_BODY with 413, having read them so that the client hears it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        body = bytearray()
-        length = 0
-        more = True
-        while more and length <= LARGEST_DISCARDED:
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            chunk = message.get("body", b"")
-            length += len(chunk)
-            if length <= LARGEST_BODY:
-                body += chunk
-            more = message.get("more_body", False)
-        if length > LARGEST_BODY:
-            detail = f"expected a body of at most {LARGEST_BODY} bytes"
-            await JSONResponse({"detail": detail}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)(scope, receive, send)
-            return
-        whole: Message | None = {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        async def replay() -> Message:
-            nonlocal whole
-            message, whole = whole, None
-            return message if message is not None else await receive()
-
-        await self._app(scope, replay, send)

@@ -13,6 +13,7 @@ import logging
 import struct
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -71,6 +72,14 @@ class _Push(NamedTuple):
 _made = attrgetter("made")
 
 
+class BrokerState(Enum):
+    """Whether the broker takes what is published."""
+
+    CONNECTED = "connected"
+    BLOCKED = "blocked (memory or disk alarm)"
+    NOT_CONNECTED = "not connected"
+
+
 class FeedPublisher:
     """Publishes order-book messages and the state of the subscriptions over the session of the moment.
 
@@ -91,12 +100,26 @@ class FeedPublisher:
         self._gaps: set[Instrument] = set()
         self._overflow = ThrottledLog()
         self._subscriptions: tuple[bytes, bytes] | None = None
+        # Done when the broker has the newest subscriptions; None before there are any.
+        self._subscriptions_confirmed: asyncio.Future[None] | None = None
         self._announcements: dict[int, asyncio.Future[None]] = {}
 
     @property
     def is_up(self) -> bool:
         """Tell whether there is a session to publish on."""
         return self._session is not None and self._session.is_open
+
+    @property
+    def state(self) -> BrokerState:
+        """Whether the broker takes what is published, as far as it has said so."""
+        if self._session is None or not self._session.is_open:
+            return BrokerState.NOT_CONNECTED
+        return BrokerState.BLOCKED if self._session.blocked is not None else BrokerState.CONNECTED
+
+    @property
+    def subscriptions_confirmed(self) -> bool:
+        """Whether the broker has the newest of the subscriptions that were published."""
+        return self._subscriptions_confirmed is None or self._subscriptions_confirmed.done()
 
     @property
     def backlog(self) -> int:
@@ -129,7 +152,9 @@ class FeedPublisher:
         the broker has both.
         """
         self._subscriptions = (subscriptions, kept)
-        return self._announce()
+        self._subscriptions_confirmed = asyncio.get_running_loop().create_future()
+        self._announce()
+        return self._subscriptions_confirmed
 
     def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
         """Put a body that `queue` cannot take aside, counting the publish that this is."""
@@ -152,18 +177,16 @@ class FeedPublisher:
         self._send()
         self._limit()
 
-    def _announce(self) -> asyncio.Future[None]:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._session is None or self._subscriptions is None:
-            return done
+    def _announce(self) -> None:
+        if self._session is None or self._subscriptions is None or self._subscriptions_confirmed is None:
+            return
         subscriptions, kept = self._subscriptions
         properties = BasicProperties(delivery_mode=PERSISTENT, content_type="application/json")
         with contextlib.suppress(SessionLost):
             self._session.publish(EXCHANGE, SUBSCRIPTION, subscriptions, properties)
             self._take_tag()
             self._session.publish("", COLLECTOR_SUBSCRIPTIONS, kept, properties)
-            self._announcements[self._take_tag()] = done
-        return done
+            self._announcements[self._take_tag()] = self._subscriptions_confirmed
 
     def _send(self) -> None:
         session, waiting, unconfirmed = self._session, self._waiting, self._unconfirmed
@@ -199,7 +222,9 @@ class FeedPublisher:
             push = self._unconfirmed.pop(confirmed, None)
             if isinstance(method, Basic.Nack) and push is not None:
                 refused.append(push)
-            if self._announcements and (done := self._announcements.pop(confirmed, None)) is not None:
+            done = self._announcements.pop(confirmed, None) if self._announcements else None
+            # Published again on a new session it may have been confirmed before.
+            if done is not None and not done.done():
                 done.set_result(None)
         if method.multiple:
             self._oldest_tag = tag + 1

@@ -10,19 +10,16 @@ import http.client
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 import schemathesis
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from blackbird.collector.http_api import create_app
+from blackbird.collector.http_api import Feeds, Publishing, System, create_app
 from local_exchange.process import ExchangeProcess
 from tests.support.workspace import HERE, PYTHON, Service, Workspace, free_port, workspace
-
-if TYPE_CHECKING:
-    from blackbird.collector.feed_manager import FeedManager
 
 # Each symbol that the exchange has to refuse takes a connection; Bybit's limit on those is not tested here.
 WITHOUT_CONNECTION_LIMIT = """
@@ -61,7 +58,9 @@ def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
 
 
 # The collector's own description, made without a collector: tests are named before one runs.
-operations = schemathesis.openapi.from_dict(create_app(cast("FeedManager", None)).openapi())
+operations = schemathesis.openapi.from_dict(
+    create_app(cast("Feeds", None), cast("Publishing", None), cast("System", None)).openapi()
+)
 
 
 def test_description_is_what_the_collector_serves(collector: Fuzzed) -> None:
