@@ -15,8 +15,9 @@ from typing import IO, Any, Self, cast
 from benchmarks.raw_broker import RawBroker
 from benchmarks.results import check
 from blackbird.broker.topology import EXCHANGE, FEED_QUEUES, QUEUE_ARGUMENTS
-from tests.support.workspace import HERE, PYTHON, Service, Workspace, workspace
+from tests.support.workspace import ANY_AGE, HERE, PYTHON, Service, Workspace, workspace
 
+ANY_PRICE = {"MAX_PRICE_RATIO": "1000000000"}
 BARE = Path(__file__).resolve().parent / "bare.py"
 
 
@@ -81,7 +82,7 @@ def place(**settings: str) -> Iterator[Place]:
     """Make a place; everything in it ends with the block."""
     with (
         tempfile.TemporaryDirectory(prefix="blackbird-benchmark-") as folder,
-        workspace(Path(folder), MAX_BOOK_AGE_MS="0", **settings) as space,
+        workspace(Path(folder), **ANY_AGE, **ANY_PRICE, **settings) as space,
     ):
         yield Place(space)
 

@@ -62,7 +62,7 @@ class Engine:
         self._raw.write(self._raw.frames("", asked.reply_to or "", body, properties))
 
 
-_CROSSING = market.snapshot("inverse", "BTCUSD", 5_000_000, [["1", "1"]], [["2", "0.001"]])
+_CROSSING = market.snapshot("linear", "BTCUSDT", 5_000_000, [["1", "1"]], [["2", "0.001"]])
 
 
 class Load:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from blackbird.market import levels
-from tests.support.workspace import HERE, Workspace, workspace
+from tests.support.workspace import ANY_AGE, HERE, Workspace, workspace
 
 RECORDINGS = (HERE / os.environ.get("BLACKBIRD_SHARED", "../shared") / "recordings").resolve()
 
@@ -31,8 +31,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Workspace]:
-    """A virtual host, a database and the services on them; MAX_BOOK_AGE_MS is off."""
-    with workspace(tmp_path, MAX_BOOK_AGE_MS="0") as made:
+    """A virtual host, a database and the services on them; how old a book is does not matter."""
+    with workspace(tmp_path, **ANY_AGE) as made:
         yield made
 
 

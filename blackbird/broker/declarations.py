@@ -48,6 +48,13 @@ class Declarations:
             raise
         return int(declared.method.message_count)
 
+    async def count_consumers(self, queue: str) -> int:
+        """Return how many consumers, of any connection, a queue has; raises SessionLost where it is missing."""
+        declared = await self._rpc(
+            lambda done: self._channel.queue_declare(queue, passive=True, callback=done)
+        )
+        return int(declared.method.consumer_count)
+
     async def declare_exchange(self) -> None:
         """Declare the exchange."""
         self._exchange = True

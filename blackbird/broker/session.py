@@ -71,6 +71,7 @@ class Session:
         self.declare_feed = declarations.declare_feed
         self.declare_private_queue = declarations.declare_private_queue
         self.bind = declarations.bind
+        self.count_consumers = declarations.count_consumers
         self._redeclare = declarations.redeclare
         channel.add_on_close_callback(lambda _, error: self._end(session_loss(error)))
         channel.add_on_cancel_callback(lambda _: self._end(SessionLost("a queue was deleted")))

@@ -14,6 +14,7 @@ import msgspec
 from blackbird.market.book_message import BookData, BookMessage
 from blackbird.market.decimals import EXACT
 from blackbird.market.levels import Levels, best_level, decimal_levels
+from blackbird.market.stream_lag import StreamLag
 
 Sizes = dict[Decimal, Decimal]  # by price
 
@@ -183,6 +184,8 @@ class OrderBook:
         "cts",
         "gaps",
         "in_sync",
+        "lag",
+        "lag_ms",
         "received_ms",
         "sequence_id",
         "stale",
@@ -200,6 +203,8 @@ class OrderBook:
         self.cts = 0  # matching engine's milliseconds
         self.received_ms = 0  # milliseconds of the last message that agreed with the book
         self.version = 0  # rises with each message applied
+        self.lag = StreamLag()
+        self.lag_ms = 0  # how much longer the last message applied took than the stream's quickest
         self.stale = 0
         self.gaps = 0
         self._consecutive = consecutive

@@ -1,45 +1,347 @@
-"""The trading of one matching group: its waiting messages and its order in flight."""
+"""The trading of matching groups side by side, one lane for each."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import msgspec
 from pika.spec import BasicProperties
 
 from blackbird.market.book_message import BookMessage
-from blackbird.trading.signal import OrderScan
+from blackbird.market.fields import InvalidMessage
+from blackbird.market.instrument import Instrument
+from blackbird.runtime.failure_log import FailureLog
+from blackbird.signals.ack_tracker import AckTracker
+from blackbird.trading.order_scan import OrderScan
+from blackbird.trading.orders import INVALID_SPREAD, Order, Reply
+from blackbird.trading.signal import Signal
 from blackbird.trading.spreads import Pair
+
+logger = logging.getLogger(__name__)
+
+# A reply that takes longer than this is late: books are updated without it.
+LATE_SECONDS = 1.0
 
 
 class PendingUpdate(msgspec.Struct, gc=False):
-    """A book message that waits to be worked off."""
+    """A book message on its way through a lane; times are milliseconds since 1970."""
 
     delivery_tag: int
     message: BookMessage
-    received_ms: int
+    received_ms: int  # by the collector
+    taken_ms: int  # from the broker
     body: bytes
     properties: BasicProperties
 
 
-class GroupLane:
-    """The trading of one matching group: while its order is out, the group's messages wait here.
+class Timer(Protocol):
+    """A call that can be cancelled before its time."""
 
-    `look` is the look that the order came from, None while none is out; `late` says that the answer takes
-    long.
+    def cancel(self) -> None:
+        """Don't make the call."""
+
+
+class OrderSender(Protocol):
+    """What lanes need of the OrderManager."""
+
+    def send(self, order: Order, on_reply: Callable[[Reply], None]) -> None:
+        """Send an order; `on_reply` is called once, when its outcome is known."""
+
+    def open_spreads(self, on_reply: Callable[[Reply], None]) -> None:
+        """Ask the trading engine which spreads are open."""
+
+
+def start_timer(seconds: float, callback: Callable[[], None]) -> Timer:
+    """Call `callback` on the running event loop after so many seconds."""
+    return asyncio.get_running_loop().call_later(seconds, callback)
+
+
+@dataclass
+class LaneContext:
+    """What all lanes share. `reject` dead-letters a message with a reason."""
+
+    signal: Signal
+    orders: OrderSender
+    acks: AckTracker
+    failures: FailureLog
+    reject: Callable[[PendingUpdate, str], None]
+    start_timer: Callable[[float, Callable[[], None]], Timer] = start_timer
+
+
+class GroupLane:
+    """The trading of one matching group.
+
+    Its messages are processed one at a time, in order; while its order is in flight, those that follow wait.
+    When the reply is late they are applied without a scan.
     """
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, context: LaneContext, lanes: GroupLanes) -> None:
         self.key = key
-        self.inbox: deque[PendingUpdate] = deque()
-        self.look: OrderScan | None = None
-        self.late = False
-        self.late_timer: asyncio.TimerHandle | None = None
-        # What an instrument that came from another group gives reason to look at.
-        self.moved_in: list[Pair] = []
+        self._context = context
+        self._signal = context.signal
+        self._lanes = lanes
+        self._waiting: deque[PendingUpdate] = deque()
+        self._scan: OrderScan | None = None  # whose order is in flight
+        self._is_late = False
+        self._pending_pairs: list[Pair] = []  # of instruments that came from another group
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether nothing is out and nothing waits."""
-        return self.look is None and not self.inbox and not self.moved_in
+        """Return whether nothing is in flight and nothing waits."""
+        return self._scan is None and not self._waiting and not self._pending_pairs
+
+    @property
+    def has_order_in_flight(self) -> bool:
+        """Return whether the lane waits for a reply."""
+        return self._scan is not None
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def receive(self, update: PendingUpdate) -> None:
+        """Process a message, or let it wait for the reply to the order in flight."""
+        if self._scan is None:
+            self._process(update)
+            return
+        self._context.acks.hold(update.delivery_tag)
+        self._waiting.append(update)
+        if self._is_late:
+            self._apply_waiting()
+
+    def move_in(self, updates: Sequence[PendingUpdate], pairs: Sequence[Pair]) -> None:
+        """Take over an instrument of another lane: its waiting messages, and the pairs to scan."""
+        self._waiting.extend(updates)
+        self._pending_pairs += pairs
+        self.work()
+
+    def drop_waiting(self) -> None:
+        """Forget what waits: the session that delivered it has ended."""
+        self._waiting.clear()
+
+    def work(self) -> None:
+        """Process what waits until an order is in flight or nothing is left."""
+        if self._pending_pairs and self._scan is None and self._lanes.may_trade:
+            pairs, self._pending_pairs = self._pending_pairs, []
+            self._begin_scan(pairs)
+        while self._waiting and self._scan is None:
+            if self._has_waited_too_long():
+                self._catch_up()
+            else:
+                self._process(self._next())
+
+    def scan_all(self) -> None:
+        """Scan all pairs of the group, unless an order is in flight."""
+        if self._scan is None and self._lanes.may_trade:
+            self._pending_pairs = []
+            self._begin_scan(self._signal.all_pairs(self.key))
+
+    def _process(self, update: PendingUpdate) -> None:
+        """Apply a message, and scan the pairs that it gives reason to."""
+        pairs = self._apply(update)
+        message = update.message
+        if self.key != message.matching_key:
+            lane = self._lanes.lane_for(message)
+            if lane is not self:
+                self._move_out(message.instrument, lane, pairs)
+                return
+        if pairs and self._lanes.may_trade:
+            self._begin_scan(pairs, update)
+
+    def _move_out(self, instrument: Instrument, lane: GroupLane, pairs: Sequence[Pair]) -> None:
+        """Hand an instrument that has changed its group over, with its messages that wait."""
+        moving = [update for update in self._waiting if update.message.instrument == instrument]
+        self._waiting = deque(update for update in self._waiting if update.message.instrument != instrument)
+        self._lanes.remove_idle()
+        lane.move_in(moving, pairs)
+
+    def _catch_up(self) -> None:
+        """Apply all that waits before anything is traded: the oldest has waited too long."""
+        self._apply_waiting()
+        self.scan_all()
+        if self._waiting and self._scan is None:
+            self._process(self._next())
+
+    def _apply_waiting(self) -> None:
+        """Apply what waits without a scan, but for instruments that move to another group.
+
+        The order in flight may be on the book of such an instrument.
+        """
+        staying: deque[PendingUpdate] = deque()
+        moving: set[Instrument] = set()
+        for update in self._waiting:
+            message = update.message
+            if message.matching_key != self.key or message.instrument in moving:
+                moving.add(message.instrument)
+                staying.append(update)
+            else:
+                self._context.acks.release(update.delivery_tag)
+                self._apply(update)
+        self._waiting = staying
+
+    def _next(self) -> PendingUpdate:
+        update = self._waiting.popleft()
+        self._context.acks.release(update.delivery_tag)
+        return update
+
+    def _apply(self, update: PendingUpdate) -> Sequence[Pair]:
+        try:
+            return self._signal.on_book(update.message, update.received_ms, update.taken_ms)
+        except InvalidMessage as error:
+            self._context.reject(update, str(error))
+        except Exception as error:  # noqa: BLE001 - the edge, see _fail
+            self._fail("updating the book", error, update)
+        return ()
+
+    # --- orders ----------------------------------------------------------------------------------
+
+    def _begin_scan(self, pairs: Sequence[Pair], update: PendingUpdate | None = None) -> None:
+        """Scan `pairs`, which `update` gave reason to, and send the first order."""
+        try:
+            scan = self._signal.scan(pairs)
+        except Exception as error:  # noqa: BLE001 - the edge, see _fail
+            self._fail("scanning", error, update, pairs)
+            return
+        if scan.order is not None:
+            self._send(scan, scan.order)
+
+    def _send(self, scan: OrderScan, order: Order) -> None:
+        self._scan = scan
+        on_late = self._context.failures.guard("applying what waits", self._on_late)
+        timer = self._context.start_timer(LATE_SECONDS, on_late)
+        self._context.orders.send(order, partial(self._on_reply, scan, order, timer))
+
+    def _on_late(self) -> None:
+        self._is_late = True
+        self._apply_waiting()
+
+    def _on_reply(self, scan: OrderScan, order: Order, timer: Timer, reply: Reply) -> None:
+        timer.cancel()
+        self._scan = None
+        is_outdated = self._is_late or self._has_waited_too_long()
+        self._is_late = False
+        next_order = self._book(scan, order, reply)
+        if is_outdated or not self._lanes.may_trade:
+            # The books have moved on under the scan: what it would order next is decided anew.
+            scan.close()
+        elif next_order is not None:
+            self._send(scan, next_order)
+            return
+        if is_outdated:
+            self._apply_waiting()
+            self.scan_all()
+        self.work()
+
+    def _has_waited_too_long(self) -> bool:
+        return bool(self._waiting) and self._signal.is_late(self._waiting[0].received_ms)
+
+    def _book(self, scan: OrderScan, order: Order, reply: Reply) -> Order | None:
+        """Book the reply to `order` and return the next one.
+
+        Where that fails, or the engine does not know the spread, it is asked which are open.
+        """
+        next_order = None
+        try:
+            next_order = scan.answer(reply)
+        except Exception as error:  # noqa: BLE001 - the edge, see _fail
+            self._fail("booking a reply", error, None, [Pair(order.buy, order.sell)])
+            self._lanes.ask_open_spreads()
+        if not reply.acked and reply.info.startswith(INVALID_SPREAD):
+            logger.warning("refused: %s; asking which spreads are open", reply.info)
+            self._lanes.ask_open_spreads()
+        return next_order
+
+    def _fail(
+        self, what: str, error: Exception, update: PendingUpdate | None, pairs: Sequence[Pair] = ()
+    ) -> None:
+        """Survive a programming error: log it, put its message aside and fetch the books anew.
+
+        The group goes on without these books until their snapshots come; other groups are not touched.
+        """
+        if update is not None:
+            self._context.failures.log(f"{what} of {update.message.instrument}", error)
+            self._context.reject(update, f"crashed the handler: {error!r}")
+            self._signal.keeper.invalidate(update.message.instrument)
+            return
+        self._context.failures.log(f"{what} of {', '.join(map(str, pairs))}", error)
+        for instrument in {leg for pair in pairs for leg in pair}:
+            self._signal.keeper.invalidate(instrument)
+
+
+class GroupLanes:
+    """The lanes of all groups; an instrument that changes its group moves from one to the other.
+
+    Nothing is ordered before the trading engine has said which spreads are open.
+    """
+
+    def __init__(self, context: LaneContext) -> None:
+        self._context = context
+        self._signal = context.signal
+        self._lanes: dict[str, GroupLane] = {}
+        self.may_trade = False
+
+    @property
+    def keys(self) -> list[str]:
+        """The matching keys of the lanes, in order of their making."""
+        return list(self._lanes)
+
+    @property
+    def have_orders_in_flight(self) -> bool:
+        """Return whether any lane waits for a reply."""
+        return any(lane.has_order_in_flight for lane in self._lanes.values())
+
+    def receive(self, update: PendingUpdate) -> None:
+        """Process a message in the lane of its group, or let it wait there."""
+        message = update.message
+        key = self._signal.keeper.key_of(message.instrument) or message.matching_key
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lane(key)
+        lane.receive(update)
+
+    def lane_for(self, message: BookMessage) -> GroupLane:
+        """Return the lane of the instrument's group, of the one that it joins where it is in none."""
+        return self._lane(self._signal.keeper.key_of(message.instrument) or message.matching_key)
+
+    def ask_open_spreads(self) -> None:
+        """Order nothing more before the trading engine has said again which spreads are open."""
+        self.may_trade = False
+        self._context.orders.open_spreads(self._restore)
+
+    def restart(self) -> None:
+        """Begin anew with another session: messages that wait will be redelivered.
+
+        Another engine may have opened and closed spreads while this one had no session.
+        """
+        for lane in self._lanes.values():
+            lane.drop_waiting()
+        if self.may_trade:
+            self.ask_open_spreads()
+
+    def stop_trading(self) -> None:
+        """Begin no more scans."""
+        self.may_trade = False
+
+    def remove_idle(self) -> None:
+        """Forget the lanes of groups that are gone."""
+        groups = self._signal.keeper.groups
+        self._lanes = {key: lane for key, lane in self._lanes.items() if key in groups or not lane.is_idle}
+
+    def _lane(self, key: str) -> GroupLane:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = GroupLane(key, self._context, self)
+        return lane
+
+    def _restore(self, reply: Reply) -> None:
+        self._signal.restore(reply.open_spreads or ())
+        self.may_trade = True
+        logger.info("the trading engine has %d spreads open", len(self._signal.spreads))
+        for key in list(self._signal.keeper.groups):
+            lane = self._lane(key)
+            lane.scan_all()
+            lane.work()

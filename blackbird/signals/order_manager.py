@@ -1,4 +1,4 @@
-"""Orders on their way to the trading engine, and its answers."""
+"""Orders on their way to the trading engine, and its replies."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pika.spec import Basic, BasicProperties
 from blackbird.broker.session import Session, SessionLost
 from blackbird.broker.topology import DIRECT_REPLY, ORDERS, PERSISTENT
 from blackbird.market.fields import InvalidMessage
+from blackbird.runtime.failure_log import FailureLog
+from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.trading.orders import QUESTION, Order, Reply, decode_reply, encode_order
 from blackbird.trading.spreads import new_id
 
@@ -25,25 +27,36 @@ OnReply = Callable[[Reply], None]
 
 
 class OrderManager:
-    """Sends orders to the trading engine and waits for its answers, by correlation id.
+    """Sends orders to the trading engine and waits for its replies, by correlation id.
 
     An order's outcome is confirmed, refused or unknown; unknown is asked about with the same order id until
-    it is known, over as many connections as it takes.
+    it is known, over as many connections as it takes. An `on_reply` that fails ends nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        failures: FailureLog | None = None,
+        *,
+        ask_again_seconds: float = ASK_AGAIN_SECONDS,
+        ask_spreads_seconds: float = ASK_SPREADS_SECONDS,
+    ) -> None:
+        self._failures = failures or FailureLog()
+        self._ask_again_seconds = ask_again_seconds
+        self._ask_spreads_seconds = ask_spreads_seconds
         self._session: Session | None = None
-        self._out: dict[str, tuple[Order, OnReply]] = {}
+        self._in_flight: dict[str, tuple[Order, OnReply]] = {}
         self._again: dict[str, asyncio.TimerHandle] = {}
         self._on_spreads: OnReply | None = None
         self._question = ""
         self._ask_spreads: asyncio.TimerHandle | None = None
+        self._unserved = ThrottledLog()
+        self._checking: asyncio.Task[None] | None = None
 
     async def attach(self, session: Session) -> None:
         """Use `session` from now on; what was asked on another is asked again."""
-        await session.consume(DIRECT_REPLY, self._take, auto_ack=True, label="replies")
+        await session.consume(DIRECT_REPLY, self._on_delivery, auto_ack=True, label="replies")
         self._session = session
-        for order_id in self._out:
+        for order_id in self._in_flight:
             self._send(order_id)
         if self._on_spreads is not None:
             self._ask()
@@ -51,30 +64,31 @@ class OrderManager:
     def send(self, order: Order, on_reply: OnReply) -> None:
         """Send an order with an id; `on_reply` is called once, when its outcome is known."""
         order_id = str(order.order_id)
-        self._out[order_id] = order, on_reply
+        self._in_flight[order_id] = order, on_reply
         self._send(order_id)
 
     def open_spreads(self, on_reply: OnReply) -> None:
-        """Ask the engine what is open, again every 2 s until it says."""
+        """Ask the engine which spreads are open, again every 2 s until it answers and `on_reply` succeeds."""
         self._on_spreads = on_reply
         self._ask()
 
     def close(self) -> None:
         """Ask no more."""
-        for timer in (*self._again.values(), self._ask_spreads):
-            if timer is not None:
-                timer.cancel()
+        for handle in (*self._again.values(), self._ask_spreads, self._checking):
+            if handle is not None:
+                handle.cancel()
 
     def _send(self, order_id: str) -> None:
         if (earlier := self._again.pop(order_id, None)) is not None:
             earlier.cancel()
         self._again[order_id] = asyncio.get_running_loop().call_later(
-            ASK_AGAIN_SECONDS, self._send_again, order_id
+            self._ask_again_seconds, self._failures.guard("asking again", self._send_again), order_id
         )
-        self._publish(encode_order(self._out[order_id][0]), order_id)
+        self._publish(encode_order(self._in_flight[order_id][0]), order_id)
 
     def _send_again(self, order_id: str) -> None:
-        logger.warning("no answer to order %s yet: asking again", order_id)
+        logger.warning("no reply to order %s yet: asking again", order_id)
+        self._check_consumer()
         self._send(order_id)
 
     def _ask(self) -> None:
@@ -82,9 +96,16 @@ class OrderManager:
             self._ask_spreads.cancel()
         if self._on_spreads is None:
             return
-        self._ask_spreads = asyncio.get_running_loop().call_later(ASK_SPREADS_SECONDS, self._ask)
+        self._ask_spreads = asyncio.get_running_loop().call_later(
+            self._ask_spreads_seconds, self._failures.guard("asking again", self._ask_again)
+        )
         self._question = new_id()
         self._publish(QUESTION, self._question)
+
+    def _ask_again(self) -> None:
+        if self._on_spreads is not None:
+            self._check_consumer()
+        self._ask()
 
     def _publish(self, body: bytes, correlation_id: str) -> None:
         # Without a broker nothing is sent; it is asked again when there is one.
@@ -95,20 +116,32 @@ class OrderManager:
                 )
                 self._session.publish("", ORDERS, body, properties)
 
-    def _take(self, _: Channel, __: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+    def _check_consumer(self) -> None:
+        """Say so where a request goes unanswered because nobody takes it."""
+        if self._session is not None and (self._checking is None or self._checking.done()):
+            self._checking = asyncio.get_running_loop().create_task(self._warn_unserved(self._session))
+
+    async def _warn_unserved(self, session: Session) -> None:
+        with contextlib.suppress(SessionLost):
+            if await session.count_consumers(ORDERS) == 0:
+                self._unserved.warn("nobody consumes `orders`: is the trading engine running?")
+
+    def _on_delivery(self, _: Channel, __: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
         try:
             reply = decode_reply(body)
         except InvalidMessage as error:
-            logger.warning("reply that is none, ignored: %s", error)
+            logger.warning("ignoring malformed reply: %s", error)
             return
-        correlation_id = str(properties.correlation_id)
-        out = self._out.pop(correlation_id, None)
-        if out is not None:
+        self._take(str(properties.correlation_id), reply)
+
+    def _take(self, correlation_id: str, reply: Reply) -> None:
+        in_flight = self._in_flight.pop(correlation_id, None)
+        if in_flight is not None:
             self._again.pop(correlation_id).cancel()
-            out[1](reply)
+            in_flight[1](reply)
         elif self._on_spreads is not None and correlation_id == self._question and reply.acked:
-            on_spreads = self._on_spreads
-            self._on_spreads = None
-            if self._ask_spreads is not None:
-                self._ask_spreads.cancel()
-            on_spreads(reply)
+            self._on_spreads(reply)  # where this fails the timer asks again
+            if correlation_id == self._question:
+                self._on_spreads = None
+                if self._ask_spreads is not None:
+                    self._ask_spreads.cancel()

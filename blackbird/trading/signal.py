@@ -1,176 +1,130 @@
 """The signal engine's core: books in groups, spreads that open and close. Without broker, clock or database.
 
-`Signal.on_book` applies a message and says which pairs to look at; `Signal.look` is a generator that yields
-the orders to send, one at a time, and is sent the reply to each. Whoever drives it decides how an order
-travels: over the broker (signal_service.py), or to an engine in the same process (backtests, tests).
+`Signal.on_book` applies a message and says which pairs to scan; `Signal.scan` gives the orders to send, one
+at a time, and takes the reply to each. How an order travels is its driver's business: over the broker
+(signal_service.py), or to an engine in the same process (backtests, tests).
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
 from blackbird.market.book_message import BookMessage
-from blackbird.market.decimals import EXACT
 from blackbird.market.instrument import Instrument
-from blackbird.market.order_book import OrderBook, Outcome
-from blackbird.trading.matching_group import NO_ASK, NO_BID, MatchingGroup
-from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD, OpenSpread, Order, Reply
+from blackbird.market.order_book import OrderBook
+from blackbird.trading.book_keeper import BookKeeper
+from blackbird.trading.order_scan import Orders, OrderScan
+from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD, OpenSpread, Order
+from blackbird.trading.pair_checks import Limits, PairChecks, Reason
+from blackbird.trading.refusals import Refusals
+from blackbird.trading.spread_rules import SpreadRules
 from blackbird.trading.spreads import OpenSpreads, Pair, Spread, new_id
+from blackbird.trading.traded_ages import TradedAges
 
 logger = logging.getLogger(__name__)
 
-RISK_LIMIT_EXCEED = "risk limit exceed"
-
-OrderScan = Generator[Order, Reply, None]
-
 
 class Signal:
-    """Books, groups and open spreads, and the rules by which spreads open and close.
+    """Books, groups and open spreads, and the rules by which orders are made of them.
 
-    `clock` returns milliseconds since 1970; a book not heard of for `stale_after_ms` is not traded on (0: no
-    limit); an order expires `order_timeout_ms` after it is made; `consecutive` see OrderBook.
+    `clock` returns milliseconds since 1970; an order expires `order_timeout_ms` after it is made; `limits`
+    bounds what is traded (default: nothing), `rules` say when a spread opens and closes (default: the
+    owner's); `consecutive` see OrderBook.
     """
 
     def __init__(
         self,
         *,
         clock: Callable[[], int],
-        stale_after_ms: int = 0,
         order_timeout_ms: int = 2000,
+        limits: Limits | None = None,
+        rules: SpreadRules | None = None,
         consecutive: bool = True,
     ) -> None:
         self._clock = clock
-        self._stale_after_ms = stale_after_ms
         self._order_timeout_ms = order_timeout_ms
-        self._consecutive = consecutive
-        self.books: dict[Instrument, OrderBook] = {}
-        self.groups: dict[str, MatchingGroup] = {}
+        self._rules = rules or SpreadRules()
+        limits = limits or Limits()
+        self._max_lag_ms = limits.max_lag_ms
+        self._behind: dict[str, int] = {}  # groups with a backlog, and how many messages of it were applied
+        self._refusals = Refusals()
+        self.keeper = BookKeeper(consecutive=consecutive)
         self.spreads = OpenSpreads()
-        # Instruments whose book waits for a snapshot that the collector should be asked for.
-        self.needs_snapshot: set[Instrument] = set()
-        self.outcomes: Counter[Outcome] = Counter()
-        self._group_of: dict[Instrument, MatchingGroup] = {}
-        self.subscribed: set[Instrument] = set()  # by the newest subscription map
-        self._removed: set[Instrument] = set()
-        # A refused order's pair, with the versions of its books (long, short) that it was made on.
-        self._opens_refused: dict[Pair, tuple[int, int]] = {}
-        self._closes_refused: dict[Pair, tuple[int, int]] = {}
-        self._beyond_risk: set[Pair] = set()
+        self.checks = PairChecks(clock, limits)
+        self.ages = TradedAges()
 
-    # --- subscriptions and books -----------------------------------------------------------------
+    # --- books -----------------------------------------------------------------------------------
 
     def on_subscriptions(self, instruments: Iterable[Instrument]) -> None:
-        """Take the full map of what is subscribed: instruments that it does not name any more are put out."""
-        named = set(instruments)
-        for instrument in (self.subscribed | set(self.books)) - named:
-            self._forget(instrument)
-            self._removed.add(instrument)
-            logger.info("%s is no longer subscribed: removed", instrument)
-        self._removed -= named
-        self.subscribed = named
+        """Take the full map of what is subscribed: known instruments that it does not name are removed."""
+        for instrument in self.keeper.on_subscriptions(instruments):
+            self._refusals.forget(instrument)
 
-    def on_book(self, message: BookMessage, received_ms: int) -> Sequence[Pair]:
+    def on_book(self, message: BookMessage, received_ms: int, taken_ms: int | None = None) -> Sequence[Pair]:
         """Apply a message received at `received_ms` and return the pairs worth scanning.
 
-        Raises InvalidMessage on levels that are no prices and sizes; nothing has changed then.
+        `taken_ms` is when it was taken from the broker (default: when it was received): a backlog is applied,
+        and its group not scanned before it has caught up. Raises InvalidMessage on levels that are no prices
+        and sizes; nothing has changed then.
         """
         instrument = message.instrument
-        if instrument in self._removed:
+        waited_ms = 0 if taken_ms is None else taken_ms - received_ms
+        crossing = self.keeper.on_book(instrument, message, received_ms, waited_ms)
+        is_late = 0 < self._max_lag_ms < waited_ms
+        if is_late or self._behind:
+            group = self.keeper.group_of(instrument)
+            if group is not None and self._was_behind(group.key, is_late, waited_ms):
+                return () if is_late else self.all_pairs(group.key)
+        if crossing is None:
             return ()
-        book = self.books.get(instrument)
-        if book is None:
-            book = OrderBook(consecutive=self._consecutive)
-            outcome = book.apply(message, received_ms)
-            self.books[instrument] = book
-        else:
-            outcome = book.apply(message, received_ms)
-        group = self._group_of.get(instrument)
-        # An old copy does not bring an old key back.
-        if group is None or (
-            group.key != message.matching_key and outcome in {Outcome.APPLIED, Outcome.DUPLICATE}
-        ):
-            group = self._join(instrument, message.matching_key)
-        self.outcomes[outcome] += 1
-        if outcome is Outcome.APPLIED:
-            if self.needs_snapshot:
-                self.needs_snapshot.discard(instrument)
-            _quote(group, instrument, book)
-            crossing = group.crossing(instrument)
-            if self.spreads.pairs_of(instrument):
-                return _union(crossing, self._with_spreads(instrument, group))
+        with_spreads = self.spreads.pairs_of(instrument)
+        if not with_spreads:
             return crossing
-        if outcome is Outcome.GAP or outcome is Outcome.AWAITING_SNAPSHOT:
-            self.needs_snapshot.add(instrument)
-        return ()
+        group = self.keeper.group_of(instrument)
+        return crossing if group is None else _union(crossing, filter(group.are_peers, with_spreads))
 
-    def invalidate(self, instrument: Instrument) -> None:
-        """Let nobody trade on the instrument's book, if it has one, before the next snapshot."""
-        book = self.books.get(instrument)
-        if book is not None:
-            book.invalidate()
-            self.needs_snapshot.add(instrument)
-
-    def key_of(self, instrument: Instrument) -> str | None:
-        """Return the matching key of the instrument's group, None where it is in none."""
-        group = self._group_of.get(instrument)
-        return None if group is None else group.key
+    def is_late(self, received_ms: int) -> bool:
+        """Return whether a message received at `received_ms` has waited too long to be traded on by now."""
+        return 0 < self._max_lag_ms < self._clock() - received_ms
 
     def all_pairs(self, key: str) -> list[Pair]:
         """Return the pairs of a group that can have something to trade, in order of joining."""
-        group = self.groups.get(key)
-        if group is None:
+        group = self.keeper.groups.get(key)
+        if group is None or key in self._behind:
             return []
-        open_ones = [pair for member in group for pair in self._with_spreads(member, group)]
-        return _union(group.all_crossing(), open_ones)
+        open_ones = (pair for member in group for pair in self.spreads.pairs_of(member))
+        return _union(group.all_crossing(), filter(group.are_peers, open_ones))
+
+    def _was_behind(self, key: str, is_late: bool, waited_ms: int) -> bool:
+        """Note whether a message of a group was late; return whether it, or one before it, was."""
+        if is_late:
+            self._behind[key] = self._behind.get(key, 0) + 1
+            self.checks.count(Reason.BACKLOG, key)
+            return True
+        applied = self._behind.pop(key, 0)
+        if applied:
+            logger.info(
+                "group %s has caught up: %d messages applied, the last %d ms old", key, applied, waited_ms
+            )
+        return applied > 0
+
+    # --- spreads ---------------------------------------------------------------------------------
 
     def restore(self, spreads: Iterable[OpenSpread]) -> None:
         """Take the trading engine's list of what is open, oldest first, in place of what is known here."""
         self.spreads = OpenSpreads.of(spreads)
 
-    def _join(self, instrument: Instrument, key: str) -> MatchingGroup:
-        self._leave(instrument)
-        group = self.groups.get(key)
-        if group is None:
-            group = self.groups[key] = MatchingGroup(key)
-        group.join(instrument)
-        self._group_of[instrument] = group
-        _quote(group, instrument, self.books[instrument])
-        return group
-
-    def _leave(self, instrument: Instrument) -> None:
-        group = self._group_of.pop(instrument, None)
-        if group is None:
-            return
-        group.leave(instrument)
-        if not group:
-            del self.groups[group.key]
-
-    def _with_spreads(self, instrument: Instrument, group: MatchingGroup) -> list[Pair]:
-        """Return the pairs of `instrument` in `group` that have spreads open."""
-        return [
-            pair for pair in self.spreads.pairs_of(instrument) if pair.long in group and pair.short in group
-        ]
-
-    def _forget(self, instrument: Instrument) -> None:
-        self.books.pop(instrument, None)
-        self.needs_snapshot.discard(instrument)
-        # The versions of its next book begin anew.
-        for refused in (self._opens_refused, self._closes_refused):
-            for pair in [pair for pair in refused if instrument in pair]:
-                del refused[pair]
-        self._leave(instrument)
-
-    # --- spreads ---------------------------------------------------------------------------------
-
     def scan(self, pairs: Sequence[Pair]) -> OrderScan:
-        """Yield the orders that the books of `pairs` give reason for; to be sent the reply to each.
+        """Return the orders that the books of `pairs` give reason for, each after the reply to the last.
 
         First the opens of each pair, then the closes, oldest spread first. Nothing here changes before an
-        order's ACK. To be dropped (`close`) at any order without consequence.
+        order's ACK. To be dropped at any order without consequence.
         """
+        return OrderScan(self._orders(pairs))
+
+    def _orders(self, pairs: Sequence[Pair]) -> Orders:
         for pair in pairs:
             if self._entry(pair) is not None:
                 yield from self._open(pair)
@@ -178,14 +132,15 @@ class Signal:
             for spread in self.spreads.of_pairs(pairs):
                 yield from self._close(spread)
 
-    def _open(self, pair: Pair) -> OrderScan:
+    def _open(self, pair: Pair) -> Orders:
         while (entry := self._entry(pair)) is not None:
             long, short = entry
             versions = long.version, short.version
-            if pair in self._beyond_risk or self._opens_refused.get(pair) == versions:
+            if not self._refusals.may_open(pair, versions):
                 return
             ask = long.asks.best()
             bid = short.bids.best()
+            self._note_age(long, short)
             order = Order(
                 action=OPEN_SPREAD,
                 buy=pair.long,
@@ -201,24 +156,23 @@ class Signal:
             )
             reply = yield order
             if not reply.acked:
-                self._opens_refused[pair] = versions
-                if reply.info == RISK_LIMIT_EXCEED:
-                    self._beyond_risk.add(pair)
+                self._refusals.add(OPEN_SPREAD, pair, versions, reply.info)
                 return
-            self._beyond_risk.clear()
+            self._refusals.on_execution()
             long.asks.consume(ask, order.size)
             short.bids.consume(bid, order.size)
             self.spreads.add(Spread.opened_by(order))
 
-    def _close(self, spread: Spread) -> OrderScan:
+    def _close(self, spread: Spread) -> Orders:
         pair = spread.pair
         while spread.quantity and (exits := self._exit(pair, spread.spread)) is not None:
             long, short = exits
             versions = long.version, short.version
-            if self._closes_refused.get(pair) == versions:
+            if not self._refusals.may_close(pair, versions):
                 return
             bid = long.bids.best()
             ask = short.asks.best()
+            self._note_age(long, short)
             order = Order(
                 action=CLOSE_SPREAD,
                 buy=pair.short,
@@ -234,56 +188,40 @@ class Signal:
             )
             reply = yield order
             if not reply.acked:
-                self._closes_refused[pair] = versions
+                self._refusals.add(CLOSE_SPREAD, pair, versions, reply.info)
                 return
-            self._beyond_risk.clear()
+            self._refusals.on_execution()
             long.bids.consume(bid, order.size)
             short.asks.consume(ask, order.size)
             self.spreads.reduce(spread, order.size)
 
     def _entry(self, pair: Pair) -> tuple[OrderBook, OrderBook] | None:
-        """Return the books (long, short) where bid(short) > ask(long), else None."""
-        books = self._tradable(pair)
-        if books is None:
+        """Return the books (long, short) where the pair may be opened at their best prices, else None."""
+        long, short = self.keeper.books.get(pair.long), self.keeper.books.get(pair.short)
+        if long is None or short is None:
             return None
-        ask = books[0].asks.best_price()
-        bid = books[1].bids.best_price()
-        return books if ask is not None and bid is not None and bid > ask else None
+        ask, bid = long.asks.best_price(), short.bids.best_price()
+        if ask is None or bid is None or not self._rules.opens(pair, ask, bid):
+            return None
+        return (long, short) if self.checks.allow(pair, long, short, bid, ask) else None
 
     def _may_close(self, pair: Pair) -> bool:
         widest = self.spreads.widest(pair)
         return widest is not None and self._exit(pair, widest) is not None
 
     def _exit(self, pair: Pair, entry: Decimal) -> tuple[OrderBook, OrderBook] | None:
-        """Return the books (long, short) where |bid(long) - ask(short)| < entry, else None."""
-        books = self._tradable(pair)
-        if books is None:
+        """Return the books (long, short) where a spread of `entry` may be closed, else None."""
+        long, short = self.keeper.books.get(pair.long), self.keeper.books.get(pair.short)
+        if long is None or short is None:
             return None
-        bid = books[0].bids.best_price()
-        ask = books[1].asks.best_price()
-        if bid is None or ask is None or abs(EXACT.subtract(bid, ask)) >= entry:
+        bid, ask = long.bids.best_price(), short.asks.best_price()
+        if bid is None or ask is None or not self._rules.closes(pair, entry, bid, ask):
             return None
-        return books
+        return (long, short) if self.checks.allow(pair, long, short, bid, ask) else None
 
-    def _tradable(self, pair: Pair) -> tuple[OrderBook, OrderBook] | None:
-        """Return the books of `pair` (long, short), None where one must not be traded on."""
-        long = self.books.get(pair.long)
-        short = self.books.get(pair.short)
-        if long is None or short is None or not (long.in_sync and short.in_sync):
-            return None
-        if (
-            self._stale_after_ms
-            and min(long.received_ms, short.received_ms) < self._clock() - self._stale_after_ms
-        ):
-            return None
-        return long, short
+    def _note_age(self, long: OrderBook, short: OrderBook) -> None:
+        self.ages.note(self._clock() - min(long.received_ms, short.received_ms))
 
 
-def _quote(group: MatchingGroup, instrument: Instrument, book: OrderBook) -> None:
-    bid = book.bids.best_price()
-    ask = book.asks.best_price()
-    group.quote(instrument, NO_BID if bid is None else bid, NO_ASK if ask is None else ask)
-
-
-def _union(pairs: list[Pair], more: list[Pair]) -> list[Pair]:
-    return list(dict.fromkeys(pairs + more)) if more else pairs
+def _union(pairs: list[Pair], more: Iterable[Pair]) -> list[Pair]:
+    return list(dict.fromkeys([*pairs, *more]))

@@ -12,12 +12,14 @@ from blackbird.market.book_message import BookData, BookMessage
 from blackbird.market.instrument import Instrument
 from blackbird.market.order_book import Outcome
 from blackbird.trading.orders import ACK, NOT_ACK, Order, Reply
+from blackbird.trading.pair_checks import Limits
 from blackbird.trading.signal import Signal
+from blackbird.trading.spread_rules import SpreadRules
 from blackbird.trading.spreads import Pair
 
 SPOT = Instrument("spot", "BTCUSDT")
 PERP = Instrument("linear", "BTCPERP")
-DATED = Instrument("inverse", "BTCUSD")
+DATED = Instrument("linear", "BTC-27DEC24")
 
 TextLevels = Iterable[tuple[str, str]]
 
@@ -62,32 +64,34 @@ def book_message(
 class Market:
     """A signal core whose clock, books and answers are set by hand. `sent` is every order, in order."""
 
-    def __init__(self, *, stale_after_ms: int = 0, order_timeout_ms: int = 2000) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        rules: SpreadRules | None = None,
+        order_timeout_ms: int = 2000,
+    ) -> None:
         self.now = 1_000_000
         self.signal = Signal(
-            clock=lambda: self.now, stale_after_ms=stale_after_ms, order_timeout_ms=order_timeout_ms
+            clock=lambda: self.now, limits=limits, rules=rules, order_timeout_ms=order_timeout_ms
         )
         self.answer: Callable[[Order], Reply] = lambda _: PLACED
         self.sent: list[Order] = []
         self._updates: dict[Instrument, itertools.count[int]] = {}
 
     def apply(self, message: BookMessage, received_ms: int | None = None) -> list[Order]:
-        """Bring a message and look; return the orders that this sent."""
-        pairs = self.signal.on_book(message, self.now if received_ms is None else received_ms)
-        return self.scan(pairs)
+        """Bring a message, taken from the broker now, and scan; return the orders that this sent."""
+        received_ms = self.now if received_ms is None else received_ms
+        return self.scan(self.signal.on_book(message, received_ms, self.now))
 
     def scan(self, pairs: Sequence[Pair]) -> list[Order]:
-        """OrderScan at pairs, answering each order; return the orders."""
+        """Scan pairs, answering each order; return the orders."""
         sent: list[Order] = []
-        look = self.signal.scan(pairs)
-        order = next(look, None)
-        while order is not None:
+        scan = self.signal.scan(pairs)
+        while (order := scan.order) is not None:
             sent.append(order)
             self.sent.append(order)
-            try:
-                order = look.send(self.answer(order))
-            except StopIteration:
-                order = None
+            scan.answer(self.answer(order))
         return sent
 
     def snapshot(
@@ -112,11 +116,11 @@ class Market:
 
     def bids(self, instrument: Instrument) -> dict[Decimal, Decimal]:
         """Return what is left for us of the bids."""
-        return self.signal.books[instrument].bids.available()
+        return self.signal.keeper.books[instrument].bids.available()
 
     def asks(self, instrument: Instrument) -> dict[Decimal, Decimal]:
         """Return what is left for us of the asks."""
-        return self.signal.books[instrument].asks.available()
+        return self.signal.keeper.books[instrument].asks.available()
 
     def open_spreads(self) -> list[tuple[Instrument, Instrument, Decimal, Decimal]]:
         """Return (long, short, entry, quantity) of what is open, oldest first."""

@@ -29,11 +29,11 @@ class NaiveOrder(NamedTuple):
 
 
 class NaiveBook:
-    """What the exchange reported, and beside it what was taken of each level."""
+    """What the exchange reported, and beside it what was consumed of each level."""
 
     def __init__(self) -> None:
         self.reported: dict[str, dict[Decimal, Decimal]] = {BIDS: {}, ASKS: {}}
-        self.taken: dict[str, dict[Decimal, Decimal]] = {BIDS: {}, ASKS: {}}
+        self.consumed: dict[str, dict[Decimal, Decimal]] = {BIDS: {}, ASKS: {}}
         self.in_sync = False
         self.u = 0
         self.newest: tuple[int, int, int] = (0, 0, 0)  # cts, seq, u of the newest message believed
@@ -57,9 +57,9 @@ class NaiveBook:
                 self.received_ms = max(self.received_ms, received_ms)
                 return "duplicate"
             for side in (BIDS, ASKS):
-                for price in list(self.taken[side]):
+                for price in list(self.consumed[side]):
                     if fresh[side].get(price) != self.reported[side].get(price):
-                        del self.taken[side][price]
+                        del self.consumed[side][price]
             self.reported = fresh
             self.in_sync = True
         else:
@@ -81,7 +81,7 @@ class NaiveBook:
             for side in (BIDS, ASKS):
                 for price, size in levels[side]:
                     if self.reported[side].get(price, Decimal(0)) != size:
-                        self.taken[side].pop(price, None)
+                        self.consumed[side].pop(price, None)
                     if size == 0:
                         self.reported[side].pop(price, None)
                     else:
@@ -98,11 +98,11 @@ class NaiveBook:
         return "applied"
 
     def available(self, side: str) -> dict[Decimal, Decimal]:
-        taken = self.taken[side]
+        consumed = self.consumed[side]
         return {
-            price: size - taken.get(price, 0)
+            price: size - consumed.get(price, 0)
             for price, size in self.reported[side].items()
-            if size != taken.get(price)
+            if size != consumed.get(price)
         }
 
     def best(self, side: str) -> tuple[Decimal, Decimal] | None:
@@ -111,17 +111,17 @@ class NaiveBook:
         return self._best[side]
 
     def _find_best(self, side: str) -> tuple[Decimal, Decimal] | None:
-        taken = self.taken[side]
-        prices = [price for price, size in self.reported[side].items() if size != taken.get(price)]
+        consumed = self.consumed[side]
+        prices = [price for price, size in self.reported[side].items() if size != consumed.get(price)]
         if not prices:
             return None
         price = max(prices) if side == BIDS else min(prices)
-        return price, self.reported[side][price] - taken.get(price, 0)
+        return price, self.reported[side][price] - consumed.get(price, 0)
 
-    def take(self, side: str, price: Decimal, size: Decimal) -> None:
+    def consume(self, side: str, price: Decimal, size: Decimal) -> None:
         self._best.clear()
-        self.taken[side][price] = self.taken[side].get(price, Decimal(0)) + size
-        assert self.taken[side][price] <= self.reported[side][price], "more was taken than was displayed"
+        self.consumed[side][price] = self.consumed[side].get(price, Decimal(0)) + size
+        assert self.consumed[side][price] <= self.reported[side][price], "more consumed than displayed"
 
 
 class NaiveSpread:
@@ -149,22 +149,22 @@ class NaiveMarket:
         self.closes_stopped: set[tuple[Leg, Leg]] = set()
         self.beyond_risk: set[tuple[Leg, Leg]] = set()
         self.subscribed: set[Leg] = set()
-        self.put_out: set[Leg] = set()
+        self.removed: set[Leg] = set()
 
     def on_map(self, legs: Iterable[Leg]) -> None:
         now_named = set(legs)
         for leg in (self.subscribed | set(self.books)) - now_named:
-            self.put_out.add(leg)
+            self.removed.add(leg)
             self.books.pop(leg, None)
             self._leave(leg)
             self._changed(leg)
-        self.put_out -= now_named
+        self.removed -= now_named
         self.subscribed = now_named
 
     def on_message(self, message: dict[str, Any], received_ms: int = 0) -> str:
         leg = (message["channel"], message["data"]["s"])
-        if leg in self.put_out:
-            return "put out"
+        if leg in self.removed:
+            return "removed"
         book = self.books.setdefault(leg, NaiveBook())
         outcome = book.apply(message, received_ms)
         group = self._group_of(leg)
@@ -179,7 +179,7 @@ class NaiveMarket:
                 self.groups.append((key, [leg]))
         if outcome == "applied":
             self._changed(leg)
-            self._look(leg)
+            self._scan(leg)
         return outcome
 
     def _group_of(self, leg: Leg) -> str | None:
@@ -198,7 +198,7 @@ class NaiveMarket:
         self.opens_stopped = {pair for pair in self.opens_stopped if leg not in pair}
         self.closes_stopped = {pair for pair in self.closes_stopped if leg not in pair}
 
-    def _look(self, leg: Leg) -> None:
+    def _scan(self, leg: Leg) -> None:
         members = next(members for _, members in self.groups if leg in members)
         pairs = [(a, b) for a in members for b in members if a != b and leg in (a, b)]
         for pair in pairs:
@@ -208,7 +208,7 @@ class NaiveMarket:
             while self._close(spread):
                 pass
 
-    def _usable(self, leg: Leg) -> bool:
+    def _is_tradable(self, leg: Leg) -> bool:
         book = self.books.get(leg)
         if book is None or not book.in_sync:
             return False
@@ -216,7 +216,7 @@ class NaiveMarket:
 
     def _open(self, long: Leg, short: Leg) -> bool:
         pair = (long, short)
-        if not (self._usable(long) and self._usable(short)):
+        if not (self._is_tradable(long) and self._is_tradable(short)):
             return False
         ask, bid = self.books[long].best(ASKS), self.books[short].best(BIDS)
         if ask is None or bid is None or not bid[0] > ask[0]:
@@ -228,14 +228,14 @@ class NaiveMarket:
         if not self._send(order, self.opens_stopped, pair):
             return False
         self.opened += 1
-        self.books[long].take(ASKS, ask[0], size)
-        self.books[short].take(BIDS, bid[0], size)
+        self.books[long].consume(ASKS, ask[0], size)
+        self.books[short].consume(BIDS, bid[0], size)
         self.spreads.append(NaiveSpread(order.spread, long, short, bid[0] - ask[0], size))
         return True
 
     def _close(self, spread: NaiveSpread) -> bool:
         pair = (spread.long, spread.short)
-        if spread.remaining == 0 or not (self._usable(spread.long) and self._usable(spread.short)):
+        if spread.remaining == 0 or not (self._is_tradable(spread.long) and self._is_tradable(spread.short)):
             return False
         bid, ask = self.books[spread.long].best(BIDS), self.books[spread.short].best(ASKS)
         if bid is None or ask is None or not abs(bid[0] - ask[0]) < spread.entry:
@@ -246,8 +246,8 @@ class NaiveMarket:
         order = NaiveOrder("Close Spread", spread.short, ask[0], spread.long, bid[0], size, spread.number)
         if not self._send(order, self.closes_stopped, pair):
             return False
-        self.books[spread.long].take(BIDS, bid[0], size)
-        self.books[spread.short].take(ASKS, ask[0], size)
+        self.books[spread.long].consume(BIDS, bid[0], size)
+        self.books[spread.short].consume(ASKS, ask[0], size)
         spread.remaining -= size
         if spread.remaining == 0:
             self.spreads.remove(spread)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterable
 from decimal import Decimal
 from fractions import Fraction
@@ -24,7 +25,7 @@ from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
 from blackbird.market.order_book import OrderBook, Outcome
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.matching_group import NO_ASK, NO_BID, MatchingGroup
+from blackbird.trading.matching_group import MatchingGroup
 from blackbird.trading.orders import (
     CLOSE_SPREAD,
     OPEN_SPREAD,
@@ -38,8 +39,9 @@ from blackbird.trading.orders import (
     encode_order,
     encode_reply,
 )
+from blackbird.trading.pair_checks import Limits
 from blackbird.trading.spreads import Pair
-from tests.support.market import BEYOND_RISK, DATED, PERP, PLACED, REFUSED, SPOT, Market
+from tests.support.market import BEYOND_RISK, DATED, PERP, PLACED, REFUSED, SPOT, Market, book_message
 from tests.support.naive_market import ASKS, BIDS, NaiveBook, NaiveMarket, NaiveOrder
 
 INSTRUMENTS = (SPOT, PERP, DATED)
@@ -139,7 +141,7 @@ def assert_same_book(book: OrderBook, naive: NaiveBook) -> None:
 def test_book_is_as_a_naive_book_after_any_messages_and_takes(steps: list[BookStep]) -> None:
     feed = Feed()
     book, naive = OrderBook(), NaiveBook()
-    stale = holes = 0
+    stale = gaps = 0
     now = 0
     for step in steps:
         now += 10 * step.number
@@ -148,17 +150,17 @@ def test_book_is_as_a_naive_book_after_any_messages_and_takes(steps: list[BookSt
             if side.best_price() is not None:
                 best = side.best()
                 size = best.remaining if step.number % 4 < 2 else best.remaining / 2
-                naive.take(name, best.price, size)
+                naive.consume(name, best.price, size)
                 side.consume(best, size)
         else:
             message, received_ms = feed.message(step, now)
             outcome = book.apply(decode_book(msgspec.json.encode(message)), received_ms)
             assert outcome.name.lower() == naive.apply(message, received_ms)
             stale += outcome is Outcome.STALE
-            holes += outcome is Outcome.GAP
+            gaps += outcome is Outcome.GAP
         # Comparing reads snapshots, which may be left unread for long.
         assert_same_book(copy.deepcopy(book), naive)
-    assert (book.stale, book.gaps) == (stale, holes)
+    assert (book.stale, book.gaps) == (stale, gaps)
 
 
 # --- spread rules --------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ class Rehearsal:
     MAX_AGE_MS = 1500
 
     def __init__(self, answers: list[str]) -> None:
-        self.market = Market(stale_after_ms=self.MAX_AGE_MS)
+        self.market = Market(limits=Limits(stale_after_ms=self.MAX_AGE_MS))
         self.market.answer = self._answer
         self.naive = NaiveMarket(self._naive_answer, stale_after_ms=self.MAX_AGE_MS)
         self.naive.now = self.market.now
@@ -270,10 +272,10 @@ def test_orders_are_those_of_the_naive_rules_whatever_the_engine_answers(
         rehearsal.step(step)
         assert rehearsal.orders == naive.orders
         assert market.open_spreads() == [(s.long, s.short, s.entry, s.remaining) for s in naive.spreads]
-        assert set(market.signal.books) == set(naive.books)
+        assert set(market.signal.keeper.books) == set(naive.books)
         for leg, book in naive.books.items():
-            assert_same_book(copy.deepcopy(market.signal.books[Instrument(*leg)]), book)
-        groups = [(key, list(group)) for key, group in market.signal.groups.items()]
+            assert_same_book(copy.deepcopy(market.signal.keeper.books[Instrument(*leg)]), book)
+        groups = [(key, list(group)) for key, group in market.signal.keeper.groups.items()]
         assert groups == naive.groups
 
 
@@ -282,21 +284,23 @@ def test_engine_that_acks_all_leaves_no_crossing_and_conserves_sizes(steps: list
     rehearsal = Rehearsal([""])
     market = rehearsal.market
     for step in steps:
-        looked_at = market.signal.outcomes[Outcome.APPLIED]
+        applied = market.signal.keeper.outcomes[Outcome.APPLIED]
         rehearsal.step(step)
         signal = market.signal
         for spread in signal.spreads:
             assert spread.quantity > 0
             assert spread.spread > 0
-        for book in signal.books.values():
+        for book in signal.keeper.books.values():
             for side in (book.bids, book.asks):
                 displayed = side.reported()
                 assert all(0 < size <= displayed[price] for price, size in side.available().items())
         left = sum((Fraction(spread.quantity) for spread in signal.spreads), Fraction(0))
         assert left == rehearsal.opened - rehearsal.closed
-        if signal.outcomes[Outcome.APPLIED] == looked_at:
+        if signal.keeper.outcomes[Outcome.APPLIED] == applied:
             continue
-        members = next((list(group) for group in signal.groups.values() if step.instrument in group), [])
+        members = next(
+            (list(group) for group in signal.keeper.groups.values() if step.instrument in group), []
+        )
         for long, short in permutations(members, 2):
             if step.instrument in {long, short} and tradable(market, long) and tradable(market, short):
                 asks, bids = market.asks(long), market.bids(short)
@@ -304,43 +308,66 @@ def test_engine_that_acks_all_leaves_no_crossing_and_conserves_sizes(steps: list
 
 
 def tradable(market: Market, instrument: Instrument) -> bool:
-    book = market.signal.books[instrument]
+    book = market.signal.keeper.books[instrument]
     return book.in_sync and market.now - book.received_ms <= Rehearsal.MAX_AGE_MS
 
 
+GROUP = [
+    Instrument("spot", "BTCUSDT"),
+    Instrument("linear", "BTCPERP"),
+    Instrument("linear", "1000BTCUSDT"),
+    Instrument("inverse", "BTCUSD"),
+    Instrument("linear", "BTCUSDT"),
+    Instrument("inverse", "BTCUSDH27"),
+]
+UNITS = [0, 0, 1, 2, 0, 2]  # of the sizes of GROUP
+
 group_steps = st.tuples(
-    st.integers(0, 4),
-    st.sampled_from(["join", "join", "leave", "quote", "quote", "quote", "quote"]),
-    st.integers(1, 9),
-    st.integers(1, 9),
+    st.integers(0, len(GROUP) - 1),
+    st.sampled_from(["join", "join", "leave", "update", "update", "update", "update"]),
+    st.none() | st.integers(1, 8),
+    st.none() | st.integers(2, 9),
 )
 
 
+def book_of(bid: int | None, ask: int | None) -> OrderBook:
+    book = OrderBook()
+    bids = [] if bid is None else [(str(bid), "1")]
+    asks = [] if ask is None else [(str(ask), "1")]
+    book.apply(book_message("snapshot", 1, bids, asks), 0)
+    return book
+
+
 @given(st.lists(group_steps, max_size=40))
-def test_group_finds_every_pair_that_crosses_in_order_of_joining(
-    steps: list[tuple[int, str, int, int]],
+def test_group_finds_every_pair_of_one_unit_that_crosses_in_order_of_joining(
+    steps: list[tuple[int, str, int | None, int | None]],
 ) -> None:
     group = MatchingGroup("a")
-    quotes: dict[Instrument, tuple[Decimal, Decimal]] = {}
+    quotes: dict[Instrument, tuple[float, float]] = {}
     for number, what, bid, ask in steps:
-        instrument = Instrument("spot", str(number))
+        instrument = GROUP[number]
         if what == "join" and instrument not in quotes:
             group.join(instrument)
-            quotes[instrument] = (NO_BID, NO_ASK)
+            quotes[instrument] = (-math.inf, math.inf)
         elif what == "leave" and instrument in quotes:
             group.leave(instrument)
             del quotes[instrument]
-        elif what == "quote" and bid < ask:
+        elif what == "update" and (bid is None or ask is None or bid < ask):
             if instrument not in quotes:
                 group.join(instrument)
-            quotes[instrument] = (Decimal(bid), Decimal(ask))
-            group.quote(instrument, Decimal(bid), Decimal(ask))
-        crossing = [
-            Pair(long, short) for long, short in permutations(quotes, 2) if quotes[short][0] > quotes[long][1]
-        ]
-        assert group.all_crossing() == crossing
-        for member in quotes:
-            assert group.crossing(member) == [pair for pair in crossing if member in pair]
+            quotes[instrument] = (bid or -math.inf, ask or math.inf)
+            found = group.update(instrument, book_of(bid, ask))
+            assert found == [pair for pair in all_crossing(quotes) if instrument in pair]
+        assert group.all_crossing() == all_crossing(quotes)
+        assert list(group) == list(quotes)
+
+
+def all_crossing(quotes: dict[Instrument, tuple[float, float]]) -> list[Pair]:
+    return [
+        Pair(long, short)
+        for long, short in permutations(quotes, 2)
+        if quotes[short][0] > quotes[long][1] and UNITS[GROUP.index(long)] == UNITS[GROUP.index(short)]
+    ]
 
 
 # --- accounting ----------------------------------------------------------------------------------

@@ -68,13 +68,9 @@ def trade(messages: Iterator[dict[str, Any]]) -> Run:
 
     for message in messages:
         pairs = signal.on_book(decode_book(json.dumps(message).encode()), 0)
-        look = signal.scan(pairs)
-        order = next(look, None)
-        while order is not None:
-            try:
-                order = look.send(place(order))
-            except StopIteration:
-                order = None
+        scan = signal.scan(pairs)
+        while scan.order is not None:
+            scan.answer(place(scan.order))
     run.pnl = engine.pnl
     run.exposure = engine.risks
     run.spreads_left = len(engine.spreads)

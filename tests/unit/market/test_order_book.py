@@ -1,4 +1,4 @@
-"""One book: Bybit's protocol, and the size that was taken from its levels."""
+"""One book: Bybit's protocol, and the size that was consumed from its levels."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def left_of(level: Level) -> tuple[Any, Any]:
 # --- snapshots and deltas ------------------------------------------------------------------------
 
 
-def test_new_book_is_empty_and_not_usable() -> None:
+def test_new_book_is_empty_and_out_of_sync() -> None:
     book = OrderBook()
     assert not book.in_sync
     assert book.bids.best_price() is None
     assert book.asks.best_price() is None
 
 
-def test_snapshot_fills_the_book_and_makes_it_usable() -> None:
+def test_snapshot_fills_the_book_and_brings_it_in_sync() -> None:
     book = full_book()
     assert book.in_sync
     assert book.bids.reported() == decimals({"100": "1", "99": "2", "98": "3"})
@@ -91,7 +91,7 @@ def test_snapshot_of_the_u_of_the_last_delta_changes_nothing() -> None:
     assert Decimal(97) in book.bids.reported()
 
 
-def test_repeated_snapshot_shows_that_the_book_is_still_heard_of() -> None:
+def test_repeated_snapshot_shows_that_the_book_is_still_alive() -> None:
     book = full_book(10)
     message = book_message("snapshot", 10, BIDS, ASKS)
     book.apply(message, 3010)
@@ -100,7 +100,7 @@ def test_repeated_snapshot_shows_that_the_book_is_still_heard_of() -> None:
     assert book.received_ms == 3010
 
 
-def test_empty_snapshot_empties_a_usable_book() -> None:
+def test_empty_snapshot_empties_a_book_in_sync() -> None:
     book = full_book(10)
     assert apply(book, "snapshot", 11) is Outcome.APPLIED
     assert book.in_sync
@@ -236,7 +236,7 @@ def test_delta_applied_twice_is_stale_the_second_time() -> None:
     assert [book.apply(message, 11), book.apply(message, 11)] == [Outcome.APPLIED, Outcome.STALE]
 
 
-def test_hole_makes_the_book_unusable_and_is_counted() -> None:
+def test_gap_puts_the_book_out_of_sync_and_is_counted() -> None:
     book = full_book(10)
     assert apply(book, "delta", 12, [("100", "0")]) is Outcome.GAP
     assert not book.in_sync
@@ -244,7 +244,7 @@ def test_hole_makes_the_book_unusable_and_is_counted() -> None:
     assert Decimal(100) in book.bids.reported()
 
 
-def test_deltas_after_a_hole_wait_for_the_snapshot() -> None:
+def test_deltas_after_a_gap_wait_for_the_snapshot() -> None:
     book = full_book(10)
     apply(book, "delta", 12)
     assert apply(book, "delta", 11, [("100", "0")], time=13) is Outcome.AWAITING_SNAPSHOT
@@ -253,7 +253,7 @@ def test_deltas_after_a_hole_wait_for_the_snapshot() -> None:
     assert book.gaps == 1
 
 
-def test_snapshot_after_a_hole_makes_the_book_usable() -> None:
+def test_snapshot_after_a_gap_brings_the_book_in_sync() -> None:
     book = full_book(10)
     apply(book, "delta", 12)
     assert apply(book, "snapshot", 13, [("90", "1")], [("91", "1")]) is Outcome.APPLIED
@@ -262,7 +262,7 @@ def test_snapshot_after_a_hole_makes_the_book_usable() -> None:
     assert book.bids.reported() == decimals({"90": "2"})
 
 
-def test_snapshot_of_the_last_u_after_a_hole_is_taken() -> None:
+def test_snapshot_of_the_last_u_after_a_gap_is_accepted() -> None:
     book = full_book(10)
     apply(book, "delta", 12)
     assert apply(book, "snapshot", 10, BIDS, ASKS, time=20) is Outcome.APPLIED
@@ -296,7 +296,7 @@ def test_old_copy_of_a_snapshot_is_ignored_while_the_book_waits() -> None:
     assert not book.in_sync
 
 
-def test_copy_of_the_snapshot_that_the_hole_followed_does_not_mend_it() -> None:
+def test_copy_of_the_snapshot_that_the_gap_followed_does_not_mend_it() -> None:
     book = full_book(10)
     old = book_message("snapshot", 10, BIDS, ASKS)
     apply(book, "delta", 12)
@@ -438,7 +438,7 @@ def test_level_that_we_took_and_that_is_removed_crosses_nothing() -> None:
     assert book.in_sync
 
 
-def test_book_that_is_distrusted_waits_for_a_snapshot() -> None:
+def test_book_that_is_invalidated_waits_for_a_snapshot() -> None:
     book = full_book(10)
     book.invalidate()
     assert apply(book, "delta", 11) is Outcome.AWAITING_SNAPSHOT
@@ -446,26 +446,26 @@ def test_book_that_is_distrusted_waits_for_a_snapshot() -> None:
     assert book.in_sync
 
 
-# --- sizes that were taken -----------------------------------------------------------------------
+# --- consumed sizes -----------------------------------------------------------------------------
 
 
-def taken_book() -> OrderBook:
-    """Return a book whose best bid (100, size 1) is taken whole and whose best ask (101, 1.5) by 0.5."""
+def consumed_book() -> OrderBook:
+    """Return a book whose best bid (100, size 1) is consumed whole and whose best ask (101, 1.5) by 0.5."""
     book = full_book(10)
     book.bids.consume(best_bid(book), Decimal(1))
     book.asks.consume(best_ask(book), Decimal("0.5"))
     return book
 
 
-def test_level_taken_whole_is_not_there_and_the_next_is_the_best() -> None:
-    book = taken_book()
+def test_level_consumed_whole_is_not_there_and_the_next_is_the_best() -> None:
+    book = consumed_book()
     assert best_bid(book).price == 99
     assert book.bids.available() == decimals({"99": "2", "98": "3"})
     assert book.bids.reported() == decimals({"100": "1", "99": "2", "98": "3"})
 
 
-def test_level_taken_in_part_has_the_rest_left() -> None:
-    book = taken_book()
+def test_level_consumed_in_part_has_the_rest_left() -> None:
+    book = consumed_book()
     assert best_ask(book).remaining == 1
     book.asks.consume(best_ask(book), Decimal("0.25"))
     assert best_ask(book).remaining == Decimal("0.75")
@@ -473,7 +473,7 @@ def test_level_taken_in_part_has_the_rest_left() -> None:
     assert best_ask(book).price == 102
 
 
-def test_level_taken_in_tenths_is_gone_without_crumbs() -> None:
+def test_level_consumed_in_tenths_is_gone_without_crumbs() -> None:
     book = OrderBook()
     apply(book, "snapshot", 10, [("100", "0.3")])
     for _ in range(3):
@@ -481,15 +481,15 @@ def test_level_taken_in_tenths_is_gone_without_crumbs() -> None:
     assert book.bids.best_price() is None
 
 
-def test_taken_size_stays_taken_while_other_levels_change() -> None:
-    book = taken_book()
+def test_consumed_size_stays_consumed_while_other_levels_change() -> None:
+    book = consumed_book()
     apply(book, "delta", 11, [("99", "7")], [("102", "7")])
     assert book.bids.available() == decimals({"99": "7", "98": "3"})
     assert book.asks.available() == decimals({"101": "1", "102": "7"})
 
 
 def test_delta_with_the_same_size_does_not_bring_it_back() -> None:
-    book = taken_book()
+    book = consumed_book()
     apply(book, "delta", 11, [("100", "1.00")], [("101", "1.5")])
     assert Decimal(100) not in book.bids.available()
     assert best_ask(book).remaining == 1
@@ -497,14 +497,14 @@ def test_delta_with_the_same_size_does_not_bring_it_back() -> None:
 
 @pytest.mark.parametrize("size", ["0.5", "2"])
 def test_delta_with_another_size_brings_it_back_whole(size: str) -> None:
-    book = taken_book()
+    book = consumed_book()
     apply(book, "delta", 11, [("100", size)], [("101", size)])
     assert left_of(best_bid(book)) == (100, Decimal(size))
     assert left_of(best_ask(book)) == (101, Decimal(size))
 
 
 def test_removal_and_return_of_the_same_size_bring_it_back() -> None:
-    book = taken_book()
+    book = consumed_book()
     apply(book, "delta", 11, [("100", "0")], [("101", "0")])
     apply(book, "delta", 12, [("100", "1")], [("101", "1.5")])
     assert left_of(best_bid(book)) == (100, 1)
@@ -512,35 +512,35 @@ def test_removal_and_return_of_the_same_size_bring_it_back() -> None:
 
 
 def test_removal_and_return_in_one_delta_bring_it_back() -> None:
-    book = taken_book()
+    book = consumed_book()
     apply(book, "delta", 11, [("100", "0"), ("100", "1")])
     assert best_bid(book).remaining == 1
 
 
 def test_snapshot_with_the_same_size_does_not_bring_it_back() -> None:
-    book = taken_book()
+    book = consumed_book()
     apply(book, "snapshot", 11, BIDS, ASKS)
     assert book.bids.available() == decimals({"99": "2", "98": "3"})
     assert best_ask(book).remaining == 1
 
 
 def test_snapshot_with_another_size_brings_it_back_whole() -> None:
-    book = taken_book()
+    book = consumed_book()
     apply(book, "snapshot", 11, [("100", "1.1")], [("101", "1.4")])
     assert book.bids.available() == decimals({"100": "1.1"})
     assert book.asks.available() == decimals({"101": "1.4"})
 
 
 def test_snapshot_without_the_level_brings_it_back_when_it_returns() -> None:
-    book = taken_book()
+    book = consumed_book()
     apply(book, "snapshot", 11, [("99", "2")], [("102", "1")])
     apply(book, "snapshot", 12, BIDS, ASKS)
     assert book.bids.available() == decimals({"100": "1", "99": "2", "98": "3"})
     assert best_ask(book).remaining == Decimal("1.5")
 
 
-def test_snapshot_with_the_same_size_does_not_bring_it_back_after_a_hole() -> None:
-    book = taken_book()
+def test_snapshot_with_the_same_size_does_not_bring_it_back_after_a_gap() -> None:
+    book = consumed_book()
     apply(book, "delta", 12, [("100", "5")])
     apply(book, "snapshot", 13, BIDS, ASKS)
     assert book.in_sync
@@ -549,14 +549,14 @@ def test_snapshot_with_the_same_size_does_not_bring_it_back_after_a_hole() -> No
 
 
 def test_snapshot_of_a_restart_with_the_same_size_does_not_bring_it_back() -> None:
-    book = taken_book()
+    book = consumed_book()
     apply(book, "snapshot", 1, BIDS, ASKS, time=20)
     assert Decimal(100) not in book.bids.available()
 
 
-def test_taken_level_is_one_level_after_snapshots_and_changes() -> None:
-    """The order of prices must survive every way in which a taken level comes and goes."""
-    book = taken_book()
+def test_consumed_level_is_one_level_after_snapshots_and_changes() -> None:
+    """The order of prices must survive every way in which a consumed level comes and goes."""
+    book = consumed_book()
     apply(book, "snapshot", 11, BIDS, ASKS)
     apply(book, "delta", 12, [("100", "0")])
     apply(book, "delta", 13, [("100", "3")])

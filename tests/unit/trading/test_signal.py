@@ -11,6 +11,7 @@ from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
 from blackbird.market.order_book import Outcome
 from blackbird.trading.orders import OpenSpread, Order, Reply
+from blackbird.trading.pair_checks import Limits
 from blackbird.trading.signal import Signal
 from blackbird.trading.spreads import OpenSpreads, Pair, Spread
 from tests.support.market import (
@@ -68,7 +69,7 @@ def test_spread_opens_on_the_smallest_difference() -> None:
     assert len(market.snapshot(PERP, [], [("105", "2")])) == 1
 
 
-def test_open_takes_its_size_from_both_levels() -> None:
+def test_open_consumes_its_size_from_both_levels() -> None:
     market = crossed_market()
     assert market.bids(SPOT) == decimals({"105": "1"})
     assert market.asks(PERP) == decimals({"106": "5"})
@@ -91,10 +92,10 @@ def test_opens_go_on_through_deeper_levels_while_prices_cross() -> None:
 
 
 def groups(market: Market) -> dict[str, list[Instrument]]:
-    return {key: list(group) for key, group in market.signal.groups.items()}
+    return {key: list(group) for key, group in market.signal.keeper.groups.items()}
 
 
-def test_both_directions_are_looked_at() -> None:
+def test_both_directions_are_scanned() -> None:
     market = Market()
     market.snapshot(SPOT, [("99", "1")], [("100", "1")])
     (order,) = market.snapshot(PERP, [("105", "1")], [("106", "1")])
@@ -144,7 +145,7 @@ def test_opens_of_all_pairs_come_in_order_of_joining() -> None:
     assert [(order.buy, order.sell) for order in sent] == [(DATED, PERP), (SPOT, PERP)]
 
 
-def test_pairs_to_look_at_are_in_order_of_joining_long_first() -> None:
+def test_pairs_to_scan_are_in_order_of_joining_long_first() -> None:
     market = Market()
     market.answer = lambda _: REFUSED
     for instrument, bid, ask in ((PERP, "100", "103"), (DATED, "99", "101"), (SPOT, "102", "104")):
@@ -157,7 +158,7 @@ def test_pairs_to_look_at_are_in_order_of_joining_long_first() -> None:
     assert market.signal.on_book(message, 0) == [Pair(PERP, DATED), Pair(SPOT, DATED)]
 
 
-def test_pair_is_not_looked_at_any_more_when_its_last_spread_is_closed() -> None:
+def test_pair_is_not_scanned_any_more_when_its_last_spread_is_closed() -> None:
     market = crossed_market()
     market.delta(SPOT, [("105", "0")], [("99.5", "2")])
     assert market.open_spreads() == []
@@ -170,12 +171,12 @@ def test_instrument_that_changes_its_group_without_news_is_traded_on_in_the_new_
     message = book_message("snapshot", 10, [("105", "1")], [("106", "1")])
     market.apply(message)
     assert market.apply(structs.replace(message, matching_key="b")) == []
-    assert market.signal.outcomes[Outcome.DUPLICATE] == 1
+    assert market.signal.keeper.outcomes[Outcome.DUPLICATE] == 1
     (order,) = market.snapshot(PERP, [("90", "1")], [("91", "2")], key="b")
     assert (order.buy, order.sell) == (PERP, SPOT)
 
 
-def test_pairs_that_neither_cross_nor_have_a_spread_open_are_not_looked_at() -> None:
+def test_pairs_that_neither_cross_nor_have_a_spread_open_are_not_scanned() -> None:
     market = Market()
     market.snapshot(PERP, [("100", "1")], [("101", "1")])
     market.snapshot(DATED, [("100", "1")], [("101", "1")])
@@ -192,13 +193,13 @@ def test_pairs_that_neither_cross_nor_have_a_spread_open_are_not_looked_at() -> 
     assert market.signal.all_pairs("a") == []
 
 
-def test_pairs_without_the_updated_instrument_are_not_looked_at() -> None:
+def test_pairs_without_the_updated_instrument_are_not_scanned() -> None:
     market = Market()
     market.answer = lambda _: REFUSED
     market.snapshot(SPOT, [("105", "1")], [("106", "1")])
     market.snapshot(PERP, [("99", "1")], [("100", "1")])
     market.answer = lambda _: PLACED
-    # A fresh look at the pair of the other two would open.
+    # A new scan of the pair of the other two would open.
     assert market.snapshot(DATED, [("90", "1")], [("200", "1")]) == []
 
 
@@ -233,7 +234,7 @@ def test_spread_closes_while_the_distance_is_smaller_in_either_direction(ask: st
     )
 
 
-def test_close_takes_its_size_from_both_levels_and_from_the_spread() -> None:
+def test_close_consumes_its_size_from_both_levels_and_from_the_spread() -> None:
     market = crossed_market()
     market.delta(SPOT, [("105", "0")], [("103", "0.5"), ("103.5", "9")])
     assert [brief(order)[2:] for order in market.sent] == [
@@ -327,36 +328,36 @@ def test_spread_of_other_pairs_stays_open() -> None:
     assert market.open_spreads() == [(PERP, SPOT, D(5), D(2))]
 
 
-# --- size that was taken -------------------------------------------------------------------------
+# --- consumed size -------------------------------------------------------------------------------
 
 
-def test_taken_size_is_not_traded_again_on_a_repeated_report() -> None:
+def test_consumed_size_is_not_traded_again_on_a_repeated_report() -> None:
     market = crossed_market()
     assert market.delta(PERP, [], [("100", "2")]) == []
     assert market.snapshot(PERP, [("99", "5")], [("100", "2.0"), ("106", "5")]) == []
 
 
-def test_taken_size_is_traded_again_when_another_size_is_reported() -> None:
+def test_consumed_size_is_traded_again_when_another_size_is_reported() -> None:
     market = crossed_market()
     (order,) = market.delta(PERP, [], [("100", "0.75")])
     assert order.size == D("0.75")
 
 
-def test_taken_size_is_traded_again_after_removal() -> None:
+def test_consumed_size_is_traded_again_after_removal() -> None:
     market = crossed_market()
     assert market.delta(PERP, [], [("100", "0")]) == []
     (order,) = market.delta(PERP, [], [("100", "2")])
     assert order.size == 1  # all that is left of spot's bid
 
 
-def test_taken_size_is_not_traded_again_after_a_hole() -> None:
+def test_consumed_size_is_not_traded_again_after_a_gap() -> None:
     market = crossed_market()
     market.skip_update(PERP)
     assert market.delta(PERP, [], [("100", "9")]) == []
     assert market.snapshot(PERP, [("99", "5")], [("100", "2"), ("106", "5")]) == []
 
 
-def test_rest_of_a_level_is_traded_in_later_looks() -> None:
+def test_rest_of_a_level_is_traded_in_later_scans() -> None:
     market = crossed_market()
     (order,) = market.delta(PERP, [], [("101", "9")])
     assert brief(order)[2:] == (D(101), "BTCUSDT", D(105), D(1))
@@ -444,16 +445,7 @@ def test_refused_open_of_one_pair_does_not_end_those_of_another() -> None:
     assert market.open_spreads() == [(SPOT, PERP, D(9), D(3))]
 
 
-def test_refused_open_does_not_end_the_opens_of_the_other_direction() -> None:
-    """A pair is ordered: only the refused direction is blocked."""
-    market = Market()
-    market.answer = lambda _: REFUSED
-    market.snapshot(SPOT, [("105", "1")], [("106", "1")])
-    market.snapshot(PERP, [], [("100", "2")])
-    assert set(market.signal._opens_refused) == {Pair(PERP, SPOT)}
-
-
-def test_closes_are_looked_at_after_a_refused_open() -> None:
+def test_closes_are_scanned_after_a_refused_open() -> None:
     market = crossed_market()
     market.answer = lambda order: REFUSED if order.action == "Open Spread" else PLACED
     sent = market.snapshot(PERP, [("104", "9")], [("104.5", "0.5")])
@@ -462,7 +454,7 @@ def test_closes_are_looked_at_after_a_refused_open() -> None:
     assert market.open_spreads() == []
 
 
-def test_opens_are_looked_at_after_a_refused_close() -> None:
+def test_opens_are_scanned_after_a_refused_close() -> None:
     market = crossed_market()
     market.answer = lambda order: REFUSED if order.action == "Close Spread" else PLACED
     market.delta(SPOT, [("105", "0"), ("102", "1")], [("103", "1")])
@@ -492,7 +484,7 @@ def test_refused_close_of_one_pair_does_not_end_those_of_another() -> None:
     assert [spread[0] for spread in market.open_spreads()] == [DATED]
 
 
-def test_refusal_before_an_instrument_was_put_out_does_not_bind_its_new_book() -> None:
+def test_refusal_before_an_instrument_was_removed_does_not_bind_its_new_book() -> None:
     market = Market()
     market.answer = lambda _: REFUSED
     market.signal.on_subscriptions([SPOT, PERP])
@@ -503,7 +495,7 @@ def test_refusal_before_an_instrument_was_put_out_does_not_bind_its_new_book() -
     assert len(market.snapshot(PERP, [], [("100", "2")])) == 1
 
 
-def test_refused_close_before_an_instrument_was_put_out_does_not_bind_its_new_book() -> None:
+def test_refused_close_before_an_instrument_was_removed_does_not_bind_its_new_book() -> None:
     market = Market()
     market.signal.restore([OpenSpread("s", PERP, SPOT, D(5), D(2))])
     market.answer = lambda _: REFUSED
@@ -593,7 +585,7 @@ def test_nothing_is_traded_before_both_books_are_there() -> None:
     market = Market()
     assert market.delta(PERP, [], [("100", "2")]) == []
     assert market.snapshot(SPOT, [("105", "3")], [("107", "5")]) == []
-    assert market.signal.needs_snapshot == {PERP}
+    assert market.signal.keeper.needs_snapshot == {PERP}
     assert groups(market) == {"a": [PERP, SPOT]}  # joined with its first message
 
 
@@ -603,12 +595,12 @@ def test_nothing_is_traded_while_a_book_waits_for_a_snapshot() -> None:
     market.snapshot(SPOT, [("103", "3")], [("107", "5")])
     market.skip_update(PERP)
     assert market.delta(PERP, [], [("100", "2")]) == []
-    assert market.signal.needs_snapshot == {PERP}
+    assert market.signal.keeper.needs_snapshot == {PERP}
     assert market.delta(SPOT, [("105", "3")]) == []
     assert market.delta(PERP, [], [("100", "2")]) == []
     (order,) = market.snapshot(PERP, [("99", "1")], [("100", "2")])
     assert order.size == 2
-    assert market.signal.needs_snapshot == set()
+    assert market.signal.keeper.needs_snapshot == set()
 
 
 def test_spread_is_not_closed_while_a_book_waits_for_a_snapshot() -> None:
@@ -620,7 +612,7 @@ def test_spread_is_not_closed_while_a_book_waits_for_a_snapshot() -> None:
     assert market.open_spreads() == []
 
 
-def test_message_that_is_not_applied_gives_no_look() -> None:
+def test_message_that_is_not_applied_gives_no_scan() -> None:
     market = Market()
     market.answer = lambda _: REFUSED
     market.apply(book_message("snapshot", 10, [("105", "1")]))
@@ -631,23 +623,23 @@ def test_message_that_is_not_applied_gives_no_look() -> None:
         (book_message("delta", 12, instrument=PERP), Outcome.GAP),
         (book_message("delta", 13, instrument=PERP), Outcome.AWAITING_SNAPSHOT),
     ):
-        before = market.signal.outcomes[outcome]
+        before = market.signal.keeper.outcomes[outcome]
         assert list(market.signal.on_book(message, 0)) == []
-        assert market.signal.outcomes[outcome] == before + 1
+        assert market.signal.keeper.outcomes[outcome] == before + 1
 
 
 def test_crossed_book_is_not_traded_on_and_a_snapshot_is_wanted() -> None:
     market = Market()
     market.snapshot(PERP, [("99", "1")], [("100", "2")])
     assert market.snapshot(SPOT, [("105", "3")], [("104", "5")]) == []
-    assert market.signal.needs_snapshot == {SPOT}
+    assert market.signal.keeper.needs_snapshot == {SPOT}
 
 
-def test_distrusted_book_is_not_traded_on_before_its_snapshot() -> None:
+def test_invalidated_book_is_not_traded_on_before_its_snapshot() -> None:
     market = crossed_market()
-    market.signal.invalidate(PERP)
-    market.signal.invalidate(DATED)
-    assert market.signal.needs_snapshot == {PERP}
+    market.signal.keeper.invalidate(PERP)
+    market.signal.keeper.invalidate(DATED)
+    assert market.signal.keeper.needs_snapshot == {PERP}
     assert market.delta(SPOT, [("105", "0")], [("103", "9")]) == []
 
 
@@ -655,12 +647,12 @@ def test_refused_levels_leave_no_trace() -> None:
     market = Market()
     with pytest.raises(InvalidMessage):
         market.snapshot(SPOT, [("105", "-3")])
-    assert market.signal.books == {}
+    assert market.signal.keeper.books == {}
     assert groups(market) == {}
 
 
 def test_book_is_tradable_up_to_its_age_and_not_after() -> None:
-    market = Market(stale_after_ms=1000)
+    market = Market(limits=Limits(stale_after_ms=1000))
     market.snapshot(SPOT, [("105", "1")], [("107", "5")])
     market.now += 1000
     assert len(market.snapshot(PERP, [("99", "1")], [("100", "0.5")])) == 1
@@ -670,7 +662,7 @@ def test_book_is_tradable_up_to_its_age_and_not_after() -> None:
 
 
 def test_old_book_lets_nothing_close() -> None:
-    market = Market(stale_after_ms=1000)
+    market = Market(limits=Limits(stale_after_ms=1000))
     market.snapshot(SPOT, [("105", "1")], [("103.5", "0"), ("107", "5")])
     market.snapshot(PERP, [("99", "1")], [("100", "1")])
     market.now += 1001
@@ -679,7 +671,7 @@ def test_old_book_lets_nothing_close() -> None:
 
 
 def test_age_counts_from_publication_not_from_arrival() -> None:
-    market = Market(stale_after_ms=1000)
+    market = Market(limits=Limits(stale_after_ms=1000))
     market.apply(book_message("snapshot", 10, [("105", "1")]), received_ms=market.now - 1001)
     perp = book_message("snapshot", 10, [], [("100", "1")], instrument=PERP)
     assert market.apply(perp) == []
@@ -688,7 +680,7 @@ def test_age_counts_from_publication_not_from_arrival() -> None:
 
 
 def test_repeated_snapshot_keeps_a_quiet_book_young() -> None:
-    market = Market(stale_after_ms=1000)
+    market = Market(limits=Limits(stale_after_ms=1000))
     quiet = book_message("snapshot", 10, [("105", "1")])
     market.apply(quiet)
     market.now += 900
@@ -697,8 +689,8 @@ def test_repeated_snapshot_keeps_a_quiet_book_young() -> None:
     assert len(market.snapshot(PERP, [], [("100", "1")])) == 1
 
 
-def test_book_that_grows_old_during_a_look_ends_it() -> None:
-    market = Market(stale_after_ms=1000)
+def test_book_that_grows_old_during_a_scan_ends_it() -> None:
+    market = Market(limits=Limits(stale_after_ms=1000))
 
     def slow(_: Order) -> Reply:
         market.now += 1001
@@ -710,7 +702,7 @@ def test_book_that_grows_old_during_a_look_ends_it() -> None:
 
 
 def test_age_does_not_matter_where_it_is_off() -> None:
-    market = Market(stale_after_ms=0)
+    market = Market(limits=Limits(stale_after_ms=0))
     market.snapshot(SPOT, [("105", "1")])
     market.now += 10**12
     assert len(market.snapshot(PERP, [], [("100", "1")])) == 1
@@ -723,28 +715,28 @@ def test_instrument_that_no_map_named_is_known_from_its_first_message_on() -> No
     market = Market()
     market.signal.on_subscriptions([SPOT])
     market.snapshot(PERP, [("99", "1")], [("100", "1")])
-    assert PERP in market.signal.books
+    assert PERP in market.signal.keeper.books
     assert groups(market) == {"a": [PERP]}
 
 
-def test_map_without_a_known_instrument_puts_it_out_with_its_book_and_place() -> None:
+def test_map_without_a_known_instrument_removes_it_with_its_book_and_place() -> None:
     market = crossed_market()
     market.signal.on_subscriptions([SPOT])
-    assert set(market.signal.books) == {SPOT}
+    assert set(market.signal.keeper.books) == {SPOT}
     assert groups(market) == {"a": [SPOT]}
     assert market.delta(PERP, [], [("90", "1")]) == []
     assert market.snapshot(PERP, [("99", "1")], [("90", "1")]) == []
-    assert PERP not in market.signal.books
+    assert PERP not in market.signal.keeper.books
     assert market.delta(SPOT, [("105", "0")], [("103", "9")]) == []
     assert market.open_spreads() == [(PERP, SPOT, D(5), D(2))]
 
 
-def test_instrument_named_before_its_first_message_is_put_out_too() -> None:
+def test_instrument_named_before_its_first_message_is_removed_too() -> None:
     market = Market()
     market.signal.on_subscriptions([SPOT, PERP])
     market.signal.on_subscriptions([SPOT])
     market.snapshot(PERP, [("99", "1")], [("90", "1")])
-    assert market.signal.books == {}
+    assert market.signal.keeper.books == {}
 
 
 def test_instrument_that_a_map_names_again_trades_from_its_snapshot_on() -> None:
@@ -752,7 +744,7 @@ def test_instrument_that_a_map_names_again_trades_from_its_snapshot_on() -> None
     market.signal.on_subscriptions([SPOT])
     market.signal.on_subscriptions([SPOT, PERP])
     assert market.delta(PERP, [], [("100", "2")]) == []
-    assert market.signal.needs_snapshot == {PERP}
+    assert market.signal.keeper.needs_snapshot == {PERP}
     assert len(market.snapshot(PERP, [("99", "5")], [("100", "2")])) == 1
 
 
@@ -766,12 +758,12 @@ def test_instrument_that_comes_back_joins_its_group_at_the_end() -> None:
     assert groups(market) == {"a": [PERP, DATED, SPOT]}
 
 
-def test_instrument_that_is_put_out_is_not_waited_for() -> None:
+def test_instrument_that_is_removed_is_not_waited_for() -> None:
     market = Market()
     market.delta(PERP)
-    assert market.signal.needs_snapshot == {PERP}
+    assert market.signal.keeper.needs_snapshot == {PERP}
     market.signal.on_subscriptions([])
-    assert market.signal.needs_snapshot == set()
+    assert market.signal.keeper.needs_snapshot == set()
 
 
 def test_last_instrument_of_a_group_leaves_no_group_behind() -> None:
@@ -811,7 +803,7 @@ def test_instrument_that_moved_is_not_traded_with_the_group_that_it_left() -> No
     assert market.sent == []
 
 
-def test_key_change_keeps_the_book_and_what_was_taken_of_it() -> None:
+def test_key_change_keeps_the_book_and_what_was_consumed_of_it() -> None:
     market = crossed_market()
     market.delta(PERP, key="b")
     market.delta(SPOT, key="b")
@@ -871,30 +863,29 @@ def test_depths_of_one_instrument_are_one_book() -> None:
     assert market.bids(SPOT) == decimals({"104": "1"})
 
 
-# --- the look as a generator, and the engine's list ----------------------------------------------
+# --- scans in progress, and the engine's list ----------------------------------------------------
 
 
-def test_look_dropped_at_an_order_changes_nothing() -> None:
+def test_scan_dropped_at_an_order_changes_nothing() -> None:
     market = Market()
     market.signal.on_book(book_message("snapshot", 10, [("105", "1")]), 0)
     pairs = market.signal.on_book(book_message("snapshot", 10, [], [("100", "1")], instrument=PERP), 0)
-    look = market.signal.scan(pairs)
-    next(look)
-    look.close()
+    scan = market.signal.scan(pairs)
+    assert scan.order
+    scan.close()
     assert market.open_spreads() == []
     assert market.bids(SPOT) == decimals({"105": "1"})
     assert len(market.scan(pairs)) == 1
 
 
-def test_ack_that_comes_after_the_book_moved_takes_nothing_of_the_new_level() -> None:
+def test_ack_that_comes_after_the_book_moved_consumes_nothing_of_the_new_level() -> None:
     market = Market()
     market.snapshot(SPOT, [("105", "3")])
     pairs = market.signal.on_book(book_message("snapshot", 10, [], [("100", "2")], instrument=PERP), 0)
-    look = market.signal.scan(pairs)
-    next(look)
+    scan = market.signal.scan(pairs)
     market.signal.on_book(book_message("delta", 11, [], [("100", "7")], instrument=PERP), 0)
-    look.send(PLACED)
-    look.close()
+    scan.answer(PLACED)
+    scan.close()
     assert market.asks(PERP) == decimals({"100": "7"})
     assert market.bids(SPOT) == decimals({"105": "1"})
     assert market.open_spreads() == [(PERP, SPOT, D(5), D(2))]
@@ -904,11 +895,9 @@ def test_refusal_that_comes_after_the_book_moved_does_not_bind_the_new_book() ->
     market = Market()
     market.snapshot(SPOT, [("105", "3")])
     pairs = market.signal.on_book(book_message("snapshot", 10, [], [("100", "2")], instrument=PERP), 0)
-    look = market.signal.scan(pairs)
-    next(look)
+    scan = market.signal.scan(pairs)
     market.signal.on_book(book_message("delta", 11, [], [("99", "7")], instrument=PERP), 0)
-    with pytest.raises(StopIteration):
-        look.send(REFUSED)
+    assert scan.answer(REFUSED) is None
     assert len(market.scan(pairs)) > 0
 
 
@@ -971,8 +960,8 @@ def test_signal_of_defaults_waits_for_the_update_that_is_missing() -> None:
     signal = Signal(clock=lambda: 0)
     signal.on_book(book_message("snapshot", 10), 0)
     signal.on_book(book_message("delta", 12), 0)
-    assert signal.outcomes == {Outcome.APPLIED: 1, Outcome.GAP: 1}
+    assert signal.keeper.outcomes == {Outcome.APPLIED: 1, Outcome.GAP: 1}
     lenient = Signal(clock=lambda: 0, consecutive=False)
     lenient.on_book(book_message("snapshot", 10), 0)
     lenient.on_book(book_message("delta", 12), 0)
-    assert lenient.outcomes == {Outcome.APPLIED: 2}
+    assert lenient.keeper.outcomes == {Outcome.APPLIED: 2}

@@ -1,0 +1,48 @@
+"""Orders that the trading engine refused, and how long not to send their like again."""
+
+from __future__ import annotations
+
+from blackbird.market.instrument import Instrument
+from blackbird.trading.orders import OPEN_SPREAD, RISK_LIMIT_EXCEED
+from blackbird.trading.spreads import Pair
+
+Versions = tuple[int, int]  # of the books (long, short) that an order was made on
+
+
+class Refusals:
+    """What was refused is not sent again before one of the pair's books changes.
+
+    An open that was beyond the risk limit waits, besides, until any order is executed.
+    """
+
+    def __init__(self) -> None:
+        self._opens: dict[Pair, Versions] = {}
+        self._closes: dict[Pair, Versions] = {}
+        self._beyond_risk: set[Pair] = set()
+
+    def may_open(self, pair: Pair, versions: Versions) -> bool:
+        """Return whether an open of `pair` may be sent on these books."""
+        return pair not in self._beyond_risk and self._opens.get(pair) != versions
+
+    def may_close(self, pair: Pair, versions: Versions) -> bool:
+        """Return whether a close of `pair` may be sent on these books."""
+        return self._closes.get(pair) != versions
+
+    def add(self, action: str, pair: Pair, versions: Versions, info: str) -> None:
+        """Note the refusal, for the reason `info`, of an order made on these books."""
+        if action != OPEN_SPREAD:
+            self._closes[pair] = versions
+            return
+        self._opens[pair] = versions
+        if info == RISK_LIMIT_EXCEED:
+            self._beyond_risk.add(pair)
+
+    def on_execution(self) -> None:
+        """Note that an order was executed: exposures have changed."""
+        self._beyond_risk.clear()
+
+    def forget(self, instrument: Instrument) -> None:
+        """Forget refusals on the instrument's book: the versions of its next book begin anew."""
+        for refused in (self._opens, self._closes):
+            for pair in [pair for pair in refused if instrument in pair]:
+                del refused[pair]
