@@ -53,7 +53,7 @@ class Limits:
 class PairChecks:
     """Decides whether a pair may be traded on its books as they are.
 
-    `untraded` counts by reason and pair (or matching key): how often an order was withheld, for
+    `untraded` counts by reason and pair (or group): how often an order was withheld, for
     Reason.BACKLOG how many messages were applied without a scan. `clock` returns milliseconds since 1970.
     """
 

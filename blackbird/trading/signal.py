@@ -7,13 +7,13 @@ at a time, and takes the reply to each. How an order travels is its driver's bus
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
 from blackbird.market.book_message import BookMessage
 from blackbird.market.instrument import Instrument
 from blackbird.market.order_book import OrderBook
+from blackbird.trading.backlog import Backlog
 from blackbird.trading.book_keeper import BookKeeper
 from blackbird.trading.order_scan import Orders, OrderScan
 from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD, OpenSpread, Order
@@ -22,8 +22,6 @@ from blackbird.trading.refusals import Refusals
 from blackbird.trading.spread_rules import SpreadRules
 from blackbird.trading.spreads import OpenSpreads, Pair, Spread, new_id
 from blackbird.trading.traded_ages import TradedAges
-
-logger = logging.getLogger(__name__)
 
 
 class Signal:
@@ -47,8 +45,7 @@ class Signal:
         self._order_timeout_ms = order_timeout_ms
         self._rules = rules or SpreadRules()
         limits = limits or Limits()
-        self._max_lag_ms = limits.max_lag_ms
-        self._behind: dict[str, int] = {}  # groups with a backlog, and how many messages of it were applied
+        self._backlog = Backlog(limits.max_lag_ms)
         self._refusals = Refusals()
         self.keeper = BookKeeper(consecutive=consecutive)
         self.spreads = OpenSpreads()
@@ -72,11 +69,13 @@ class Signal:
         instrument = message.instrument
         waited_ms = 0 if taken_ms is None else taken_ms - received_ms
         crossing = self.keeper.on_book(instrument, message, received_ms, waited_ms)
-        is_late = 0 < self._max_lag_ms < waited_ms
-        if is_late or self._behind:
-            group = self.keeper.group_of(instrument)
-            if group is not None and self._was_behind(group.key, is_late, waited_ms):
-                return () if is_late else self.all_pairs(group.key)
+        if self._backlog.is_late(waited_ms):
+            self._note_late(instrument)
+            return ()
+        if self._backlog:
+            key = self.keeper.key_of(instrument)
+            if key is not None and self._backlog.end(key, waited_ms):
+                return self.all_pairs(key)
         if crossing is None:
             return ()
         with_spreads = self.spreads.pairs_of(instrument)
@@ -87,28 +86,21 @@ class Signal:
 
     def is_late(self, received_ms: int) -> bool:
         """Return whether a message received at `received_ms` has waited too long to be traded on by now."""
-        return 0 < self._max_lag_ms < self._clock() - received_ms
+        return self._backlog.is_late(self._clock() - received_ms)
 
     def all_pairs(self, key: str) -> list[Pair]:
         """Return the pairs of a group that can have something to trade, in order of joining."""
         group = self.keeper.groups.get(key)
-        if group is None or key in self._behind:
+        if group is None or key in self._backlog:
             return []
         open_ones = (pair for member in group for pair in self.spreads.pairs_of(member))
         return _union(group.all_crossing(), filter(group.are_peers, open_ones))
 
-    def _was_behind(self, key: str, is_late: bool, waited_ms: int) -> bool:
-        """Note whether a message of a group was late; return whether it, or one before it, was."""
-        if is_late:
-            self._behind[key] = self._behind.get(key, 0) + 1
-            self.checks.count(Reason.BACKLOG, key)
-            return True
-        applied = self._behind.pop(key, 0)
-        if applied:
-            logger.info(
-                "group %s has caught up: %d messages applied, the last %d ms old", key, applied, waited_ms
-            )
-        return applied > 0
+    def _note_late(self, instrument: Instrument) -> None:
+        key = self.keeper.key_of(instrument)
+        if key is not None:
+            self._backlog.add(key)
+            self.checks.count(Reason.BACKLOG, f"group {key}")
 
     # --- spreads ---------------------------------------------------------------------------------
 

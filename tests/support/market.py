@@ -43,6 +43,7 @@ def book_message(
     key: str = "a",
     time: int | None = None,
     cts: int | None = None,
+    ts: int | None = None,
     seq: int | None = None,
     depth: int = 50,
 ) -> BookMessage:
@@ -53,7 +54,7 @@ def book_message(
     return BookMessage(
         topic=f"orderbook.{depth}.{instrument.symbol}",
         type="snapshot" if kind == "snapshot" else "delta",
-        ts=cts,
+        ts=cts if ts is None else ts,
         data=BookData(instrument.symbol, levels_json(bids), levels_json(asks), u, seq),
         cts=cts,
         channel=instrument.channel,  # type: ignore[arg-type]  # some tests make channels that are none

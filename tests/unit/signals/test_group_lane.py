@@ -331,7 +331,7 @@ def test_backlog_of_the_broker_is_applied_without_an_order_until_the_group_has_c
     scene.book(B, [("99", "1")], [("100", "0.5")], age_ms=1000)
     assert scene.orders.legs == [(C, D), (B, A)]
     assert scene.orders.in_flight[1][0].size == Decimal("0.5")
-    assert scene.signal.checks.untraded == {(Reason.BACKLOG, "a"): 6}
+    assert scene.signal.checks.untraded == {(Reason.BACKLOG, "group a"): 6}
 
 
 def test_group_with_a_backlog_is_not_scanned_when_the_open_spreads_become_known() -> None:
