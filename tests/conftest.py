@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, settings
 from blackbird.market import levels
 from tests.support.workspace import ANY_AGE, HERE, Workspace, workspace
 
-RECORDINGS = (HERE / os.environ.get("BLACKBIRD_SHARED", "../shared") / "recordings").resolve()
+SHARED = (HERE / os.environ.get("BLACKBIRD_SHARED", "../shared")).resolve()
+RECORDINGS = SHARED / "recordings"
+PAYLOADS = SHARED / "payloads"
 
 # Random cases: the same few each time, or many new ones with HYPOTHESIS_PROFILE=long.
 settings.register_profile(
@@ -42,6 +44,14 @@ def recordings() -> Path:
     if not RECORDINGS.is_dir():
         pytest.skip(f"no recordings at {RECORDINGS} (BLACKBIRD_SHARED says where they are)")
     return RECORDINGS
+
+
+@pytest.fixture
+def payloads() -> Path:
+    """The folder of order-book frames from public sources."""
+    if not PAYLOADS.is_dir():
+        pytest.skip(f"no payloads at {PAYLOADS} (BLACKBIRD_SHARED says where they are)")
+    return PAYLOADS
 
 
 @pytest.fixture(params=[0, levels.FAST_PATH_MIN_BYTES])

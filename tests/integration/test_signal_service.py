@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.book_feed import BookFeed, dead_letters, now_ms, ready
+from tests.support import failing_signal
+from tests.support.book_feed import BookFeed, await_dead_letters, dead_letters, now_ms, ready
 from tests.support.engine_stand_in import ACK, EngineStandIn
 from tests.support.order_client import LINEAR, SPOT
 from tests.support.workspace import Service, Workspace, wait_for
@@ -252,6 +254,55 @@ def test_old_messages_that_waited_are_not_traded_on(
     assert (order["buy_price"], order["sell_price"]) == (100, 103)
 
 
+def test_backlog_is_applied_before_it_is_traded_on(
+    place: Workspace, engine: EngineStandIn, feed: BookFeed
+) -> None:
+    for number in range(20):
+        feed.crossed_pair(size=f"{number + 2}", age_ms=9000)
+    signal = place.start_signal(MAX_LAG_MS="1000")
+    engine.wait_for(lambda: RESTORED in signal.output, "the answer to its question")
+    engine.is_quiet_until(lambda: ready(place, "signal") == 0, "the backlog taken")
+    feed.book("linear", "BTCPERP", [("99", "50")], [("100", "50")])
+    assert engine.execute()["size"] == 21, "what spot has left by its last message"
+
+
+def test_leg_that_stands_still_while_the_other_moves_is_not_traded(
+    place: Workspace, engine: EngineStandIn, feed: BookFeed
+) -> None:
+    signal = place.start_signal(MAX_BOOK_LAG_MS="2000")
+    engine.wait_for(lambda: RESTORED in signal.output, "the answer to its question")
+    feed.book("spot", "BTCUSDT", [("101", "2")], [("102", "2")], cts=now_ms() - 60_000)
+    feed.book("linear", "BTCPERP", [("99", "2")], [("100", "2")])
+    engine.is_quiet_until(lambda: "stands still" in signal.output, "the reason told")
+    feed.book("spot", "BTCUSDT", [("101.5", "2")], [("102", "2")])
+    assert engine.execute()["sell_price"] == Decimal("101.5")
+
+
+def test_error_in_the_rules_of_one_pair_is_survived_and_told_once(
+    place: Workspace, engine: EngineStandIn, feed: BookFeed
+) -> None:
+    signal = place.start("signal", script=Path(failing_signal.__file__))
+    place.await_ready(signal)
+    connections = signal.broker_connections()
+    engine.wait_for(lambda: RESTORED in signal.output, "the answer to its question")
+    for number in range(5):
+        feed.book("linear", "BROKENPERP", [("9", "1")], [("10", f"{number + 1}")], matching_key="b")
+        feed.book("spot", "BROKENUSDT", [("11", f"{number + 1}")], [("12", "1")], matching_key="b")
+    feed.crossed_pair()
+    assert engine.execute()["buy"] == LINEAR, "another group trades on"
+    letters = await_dead_letters(place, "signal", 1)
+    assert "KeyError" in letters[0][0]
+    wait_for(lambda: ready(place, "signal") == 0)
+    assert signal.output.count("Traceback") == 1
+    assert signal.broker_connections() == connections
+    assert signal.stop() == 0
+
+
+def test_engine_that_is_not_there_is_missed(place: Workspace) -> None:
+    signal = place.start_signal()
+    signal.wait_for_line("nobody consumes `orders`")
+
+
 def test_time_of_publishing_that_lies_in_the_future_does_not_keep_a_book_young(
     place: Workspace, engine: EngineStandIn, feed: BookFeed
 ) -> None:
@@ -268,7 +319,7 @@ def test_time_of_publishing_that_lies_in_the_future_does_not_keep_a_book_young(
 
 
 @pytest.mark.usefixtures("signal")
-def test_hole_stops_trading_and_asks_for_a_snapshot(
+def test_gap_stops_trading_and_asks_for_a_snapshot(
     place: Workspace, engine: EngineStandIn, feed: BookFeed
 ) -> None:
     resync = place.channel()
@@ -300,7 +351,7 @@ def test_instrument_that_a_map_leaves_out_is_not_traded_until_a_map_names_it(
     feed.subscriptions(linear=["BTCPERP"])
     signal.wait_for_line("spot:BTCUSDT is no longer subscribed")
     feed.book("spot", "BTCUSDT", [("120", "1")], [("121", "1")])
-    engine.is_quiet_until(lambda: ready(place, "signal") == 0, "the message of the one put out taken")
+    engine.is_quiet_until(lambda: ready(place, "signal") == 0, "the message of the one removed taken")
     feed.subscriptions(linear=["BTCPERP"], spot=["BTCUSDT"])
     wait_for(lambda: ready(place, "subscription") == 0)
     feed.book("spot", "BTCUSDT", [("122", "1")], [("123", "1")])

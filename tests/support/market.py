@@ -10,12 +10,13 @@ import msgspec
 
 from blackbird.market.book_message import BookData, BookMessage
 from blackbird.market.instrument import Instrument
-from blackbird.market.order_book import Outcome
+from blackbird.market.order_book import OrderBook, Outcome
 from blackbird.trading.orders import ACK, NOT_ACK, Order, Reply
 from blackbird.trading.pair_checks import Limits
 from blackbird.trading.signal import Signal
 from blackbird.trading.spread_rules import SpreadRules
 from blackbird.trading.spreads import Pair
+from tests.support.naive_market import ASKS, BIDS, NaiveBook
 
 SPOT = Instrument("spot", "BTCUSDT")
 PERP = Instrument("linear", "BTCPERP")
@@ -131,6 +132,18 @@ class Market:
         return next(self._updates.setdefault(instrument, itertools.count(100)))
 
 
+def assert_same_book(book: OrderBook, naive: NaiveBook) -> None:
+    for side, reported in ((book.bids, naive.reported[BIDS]), (book.asks, naive.reported[ASKS])):
+        assert side.reported() == reported
+    for side, name in ((book.bids, BIDS), (book.asks, ASKS)):
+        assert side.available() == naive.available(name)
+        best = None if side.best_price() is None else side.best()
+        assert (best and (best.price, best.remaining)) == naive.best(name)
+    assert book.in_sync == naive.in_sync
+    assert book.cts == naive.cts or not book.in_sync
+    assert book.received_ms == naive.received_ms
+
+
 def decimals(levels: dict[str, str]) -> dict[Decimal, Decimal]:
     """Return {price: size} with exact numbers."""
     return {Decimal(price): Decimal(size) for price, size in levels.items()}
@@ -157,6 +170,7 @@ __all__ = [
     "SPOT",
     "Market",
     "Outcome",
+    "assert_same_book",
     "book_message",
     "brief",
     "decimals",

@@ -148,10 +148,10 @@ class Workspace:
 
     # --- processes -------------------------------------------------------------------------------
 
-    def start(self, service: str, **settings: str) -> Service:
-        """Start `<service>_service.py`."""
+    def start(self, service: str, *, script: Path | None = None, **settings: str) -> Service:
+        """Start `<service>_service.py`, or a script that stands in for it."""
         number = len(self._services)
-        command = [PYTHON, str(HERE / f"{service}_service.py")]
+        command = [PYTHON, str(script or HERE / f"{service}_service.py")]
         started = Service(command, {**self.environment, **settings}, self.folder / f"{number}_{service}.log")
         self._services.append(started)
         self._names[started] = service

@@ -41,7 +41,17 @@ from blackbird.trading.orders import (
 )
 from blackbird.trading.pair_checks import Limits
 from blackbird.trading.spreads import Pair
-from tests.support.market import BEYOND_RISK, DATED, PERP, PLACED, REFUSED, SPOT, Market, book_message
+from tests.support.market import (
+    BEYOND_RISK,
+    DATED,
+    PERP,
+    PLACED,
+    REFUSED,
+    SPOT,
+    Market,
+    assert_same_book,
+    book_message,
+)
 from tests.support.naive_market import ASKS, BIDS, NaiveBook, NaiveMarket, NaiveOrder
 
 INSTRUMENTS = (SPOT, PERP, DATED)
@@ -122,18 +132,6 @@ class Feed:
         }
         self._sent.append((message, now))
         return message, now
-
-
-def assert_same_book(book: OrderBook, naive: NaiveBook) -> None:
-    for side, reported in ((book.bids, naive.reported[BIDS]), (book.asks, naive.reported[ASKS])):
-        assert side.reported() == reported
-    for side, name in ((book.bids, BIDS), (book.asks, ASKS)):
-        assert side.available() == naive.available(name)
-        best = None if side.best_price() is None else side.best()
-        assert (best and (best.price, best.remaining)) == naive.best(name)
-    assert book.in_sync == naive.in_sync
-    assert book.cts == naive.cts or not book.in_sync
-    assert book.received_ms == naive.received_ms
 
 
 @pytest.mark.usefixtures("lazy_and_eager_sides")
