@@ -12,13 +12,13 @@ if __name__ == "__main__":
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
+from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.properties import published_at
 from blackbird.broker.session import QueueInUse, Session, SessionLost, connection_parameters, keep_session
 from blackbird.broker.topology import EXCHANGE, ORDERS, RESYNC, SIGNAL
@@ -26,6 +26,7 @@ from blackbird.market.book_message import decode_book
 from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
 from blackbird.market.subscriptions import encode_resync
+from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.failure_log import FailureLog
 from blackbird.runtime.process import parse_arguments, run_service
 from blackbird.signals.ack_tracker import AckTracker
@@ -49,15 +50,13 @@ AGES_SECONDS = 10.0
 STOP_SECONDS = 3.0  # for the replies to orders in flight
 
 
-def milliseconds() -> int:
-    """Return the time of day in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 class SignalService:
     """The signal engine between broker and trading engine."""
 
-    def __init__(self, signal: Signal, orders: OrderManager, failures: FailureLog) -> None:
+    def __init__(
+        self, broker: BrokerParameters, signal: Signal, orders: OrderManager, failures: FailureLog
+    ) -> None:
+        self._broker = broker
         self._signal = signal
         self._orders = orders
         self._failures = failures
@@ -73,9 +72,7 @@ class SignalService:
         """Work until `stop`; then wait for the replies to orders in flight, at most 3 s."""
         self._lanes.ask_open_spreads()
         tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(
-                keep_session(connection_parameters(**Config.BROKER_CONFIG, name="signal engine"), self._open)
-            ),
+            asyncio.create_task(keep_session(self._broker, self._open)),
             asyncio.create_task(self._repeat(HOUSEKEEPING_SECONDS, "acknowledging", self._acks.flush)),
             asyncio.create_task(
                 self._repeat(HOUSEKEEPING_SECONDS, "requesting snapshots", self._update_requests)
@@ -209,7 +206,8 @@ def main() -> None:
         consecutive=Config.CONSECUTIVE_UPDATES,
     )
     failures = FailureLog()
-    service = SignalService(signal, OrderManager(failures), failures)
+    broker = connection_parameters(**Config.BROKER_CONFIG, name="signal engine")
+    service = SignalService(broker, signal, OrderManager(failures), failures)
     run_service("signal engine", service.serve, log_level=Config.LOG_LEVEL, on_start=log_settings)
 
 

@@ -78,8 +78,8 @@ def run_service(
 ) -> None:
     """Run `serve` until it ends after the event that SIGINT or SIGTERM sets, with exit status 0.
 
-    With a `pace` (seconds) its sockets are polled no more often than that, see PacedSelector. `mode` goes into
-    the first line of the log; `on_start` is called after it. An exception that reaches this edge ends the
+    With a `pace` (seconds) its sockets are polled no more often than that, see PacedSelector. `mode` is part
+    of the first line of the log; `on_start` is called after it. An exception that reaches this edge ends the
     process: InvalidSetup with one line and status 78, any other with its traceback and status 1.
     """
     configure_logging(log_level)

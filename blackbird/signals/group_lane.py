@@ -19,7 +19,7 @@ from blackbird.market.instrument import Instrument
 from blackbird.runtime.failure_log import FailureLog
 from blackbird.signals.ack_tracker import AckTracker
 from blackbird.trading.order_scan import OrderScan
-from blackbird.trading.orders import INVALID_SPREAD, Order, Reply
+from blackbird.trading.orders import Order, Reply
 from blackbird.trading.signal import Signal
 from blackbird.trading.spreads import Pair
 
@@ -250,7 +250,7 @@ class GroupLane:
         except Exception as error:  # noqa: BLE001 - the edge, see _fail
             self._fail("booking a reply", error, None, [Pair(order.buy, order.sell)])
             self._lanes.ask_open_spreads()
-        if not reply.acked and reply.info.startswith(INVALID_SPREAD):
+        if reply.contradicts_open_spreads:
             logger.warning("refused: %s; asking which spreads are open", reply.info)
             self._lanes.ask_open_spreads()
         return next_order

@@ -54,7 +54,9 @@ class OrderManager:
 
     async def attach(self, session: Session) -> None:
         """Use `session` from now on; what was asked on another is asked again."""
-        await session.consume(DIRECT_REPLY, self._on_delivery, auto_ack=True, label="replies")
+        # Counted and throttled here; the session's own edge would log each failure with its traceback.
+        on_delivery = self._failures.guard("booking a reply", self._on_delivery)
+        await session.consume(DIRECT_REPLY, on_delivery, auto_ack=True, label="replies")
         self._session = session
         for order_id in self._in_flight:
             self._send(order_id)

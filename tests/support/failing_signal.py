@@ -8,14 +8,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from blackbird.broker.session import connection_parameters
 from blackbird.market.instrument import Instrument
+from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.failure_log import FailureLog
 from blackbird.runtime.process import run_service
 from blackbird.signals.order_manager import OrderManager
 from blackbird.trading.signal import Signal
 from blackbird.trading.spread_rules import SpreadRules
 from blackbird.trading.spreads import Pair
-from signal_service import SignalService, milliseconds
+from config import Config
+from signal_service import SignalService
 
 BROKEN = Instrument("linear", "BROKENPERP")
 
@@ -32,6 +35,9 @@ class FailingRules(SpreadRules):
 if __name__ == "__main__":
     failures = FailureLog()
     service = SignalService(
-        Signal(clock=milliseconds, rules=FailingRules()), OrderManager(failures), failures
+        connection_parameters(**Config.BROKER_CONFIG, name="signal engine"),
+        Signal(clock=milliseconds, rules=FailingRules()),
+        OrderManager(failures),
+        failures,
     )
     run_service("signal engine", service.serve)

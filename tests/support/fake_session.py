@@ -40,8 +40,15 @@ class FakeSession:
         return len(self.waiting.get(name, []))
 
     async def consume(
-        self, queue: str, on_message: Callable[..., None], *, exclusive: bool = False, auto_ack: bool = False
+        self,
+        queue: str,
+        on_message: Callable[..., None],
+        *,
+        exclusive: bool = False,
+        auto_ack: bool = False,
+        label: str | None = None,
     ) -> str:
+        assert label is None or auto_ack
         assert exclusive != auto_ack
         self._handlers[queue] = on_message
         for body in self.waiting.pop(queue, []):

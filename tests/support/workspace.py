@@ -148,10 +148,14 @@ class Workspace:
 
     # --- processes -------------------------------------------------------------------------------
 
-    def start(self, service: str, *, script: Path | None = None, **settings: str) -> Service:
-        """Start `<service>_service.py`, or a script that stands in for it."""
+    def start(self, service: str, **settings: str) -> Service:
+        """Start `<service>_service.py`."""
+        return self.start_script(service, HERE / f"{service}_service.py", **settings)
+
+    def start_script(self, service: str, script: Path, **settings: str) -> Service:
+        """Start a script that stands in for `<service>_service.py`."""
         number = len(self._services)
-        command = [PYTHON, str(script or HERE / f"{service}_service.py")]
+        command = [PYTHON, str(script)]
         started = Service(command, {**self.environment, **settings}, self.folder / f"{number}_{service}.log")
         self._services.append(started)
         self._names[started] = service
