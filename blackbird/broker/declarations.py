@@ -49,7 +49,7 @@ class Declarations:
         return int(declared.method.message_count)
 
     async def count_consumers(self, queue: str) -> int:
-        """Return how many consumers a queue has in all; raises SessionLost where the queue is missing."""
+        """Return how many consumers a queue has; raises SessionLost where there is no such queue."""
         declared = await self._rpc(
             lambda done: self._channel.queue_declare(queue, passive=True, callback=done)
         )

@@ -281,7 +281,7 @@ def test_leg_that_stands_still_while_the_other_moves_is_not_traded(
 def test_error_in_the_rules_of_one_pair_is_survived_and_told_once(
     place: Workspace, engine: EngineStandIn, feed: BookFeed
 ) -> None:
-    signal = place.start_script("signal", Path(failing_signal.__file__))
+    signal = place.start_script(Path(failing_signal.__file__), "signal")
     place.await_ready(signal)
     connections = signal.broker_connections()
     engine.wait_for(lambda: RESTORED in signal.output, "the answer to its question")

@@ -7,7 +7,9 @@ from typing import Any, cast
 
 from pika.spec import Basic, BasicProperties
 
-from blackbird.broker.session import Session, SessionLost
+from blackbird.broker.errors import SessionLost
+from blackbird.broker.handler_edge import DeadLetter, guarded
+from blackbird.broker.session import OnMessage, Session
 
 
 class FakeSession:
@@ -42,15 +44,15 @@ class FakeSession:
     async def consume(
         self,
         queue: str,
-        on_message: Callable[..., None],
+        on_message: OnMessage,
         *,
         exclusive: bool = False,
         auto_ack: bool = False,
         label: str | None = None,
+        dead_letter: DeadLetter | None = None,
     ) -> str:
-        assert label is None or auto_ack
         assert exclusive != auto_ack
-        self._handlers[queue] = on_message
+        self._handlers[queue] = guarded(on_message, label or queue, dead_letter, self.acknowledge)
         for body in self.waiting.pop(queue, []):
             self.deliver(queue, body)
         return "tag"

@@ -150,13 +150,12 @@ class Workspace:
 
     def start(self, service: str, **settings: str) -> Service:
         """Start `<service>_service.py`."""
-        return self.start_script(service, HERE / f"{service}_service.py", **settings)
+        return self.start_script(HERE / f"{service}_service.py", service, **settings)
 
-    def start_script(self, service: str, script: Path, **settings: str) -> Service:
-        """Start a script that stands in for `<service>_service.py`."""
-        number = len(self._services)
-        command = [PYTHON, str(script)]
-        started = Service(command, {**self.environment, **settings}, self.folder / f"{number}_{service}.log")
+    def start_script(self, script: Path, service: str, **settings: str) -> Service:
+        """Start a script that is, or stands in for, a service."""
+        log = self.folder / f"{len(self._services)}_{service}.log"
+        started = Service([PYTHON, str(script)], {**self.environment, **settings}, log)
         self._services.append(started)
         self._names[started] = service
         return started
@@ -362,15 +361,6 @@ def make_virtual_host(environment: dict[str, str], name: str) -> None:
 def make_database(environment: dict[str, str], name: str) -> None:
     with contextlib.closing(connect(environment, "postgres")) as connection:
         connection.cursor().execute(f'CREATE DATABASE "{name}"')
-    _apply_schema(environment, name)
-
-
-def apply_schema(place: Workspace) -> None:
-    """Apply the schema to the test's database again, as setup.sh does."""
-    _apply_schema(place.environment, place.name)
-
-
-def _apply_schema(environment: dict[str, str], name: str) -> None:
     schema = (HERE / "deploy" / "init.sql").read_text()
     statements = "\n".join(line for line in schema.splitlines() if not line.startswith("\\"))
     with contextlib.closing(connect(environment, name)) as connection:
