@@ -361,6 +361,15 @@ def make_virtual_host(environment: dict[str, str], name: str) -> None:
 def make_database(environment: dict[str, str], name: str) -> None:
     with contextlib.closing(connect(environment, "postgres")) as connection:
         connection.cursor().execute(f'CREATE DATABASE "{name}"')
+    _apply_schema(environment, name)
+
+
+def apply_schema(place: Workspace) -> None:
+    """Apply the schema to the test's database again, as setup.sh does."""
+    _apply_schema(place.environment, place.name)
+
+
+def _apply_schema(environment: dict[str, str], name: str) -> None:
     schema = (HERE / "deploy" / "init.sql").read_text()
     statements = "\n".join(line for line in schema.splitlines() if not line.startswith("\\"))
     with contextlib.closing(connect(environment, name)) as connection:
