@@ -97,12 +97,13 @@ docker_start() {
 
 # wait_for_container database|broker: until it answers, or Docker had to start it anew: that will not help.
 wait_for_container() {
-  local name restarts before state deadline=$((SECONDS + 120))
+  local name before state=running restarts=0 deadline=$((SECONDS + 120))
   name=$(container_name "$1")
   before=$(docker inspect --format '{{.RestartCount}}' "$name")
   while :; do
     answer=$(ask "$1" --wait 1)
     case $answer in away* | starting*) ;; *) break ;; esac
+    # Docker's own word for it, and how often it had to start the container anew.
     read -r state restarts < <(docker inspect --format '{{.State.Status}} {{.RestartCount}}' "$name" 2>/dev/null || echo "gone 0")
     [ "$state" = running ] && [ "$restarts" -le "$before" ] && [ $SECONDS -lt $deadline ] || break
   done

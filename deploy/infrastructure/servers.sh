@@ -99,7 +99,7 @@ check_packages() {
   ! may_install || return 0
   for server in ${1:-database broker}; do
     answer=$(ask "$server")
-    if [[ $answer = away* ]] && on_this_machine "$server" && ! "native_$server_pid" >/dev/null; then
+    if [[ $answer = away* ]] && on_this_machine "$server" && ! "native_${server}_pid" >/dev/null; then
       choose_way "$server"
       [ "$way" = docker ] || mapfile -t -O "${#missing[@]}" missing < <("missing_package_$server")
     fi
@@ -284,10 +284,15 @@ stop_server() {
   fi
 }
 
-# stopped_container database|broker: what status says of a container of ours that does not answer.
-stopped_container() {
-  local state
-  ! state=$(container_state "$1") || printf '; container %s is %s (./setup.sh start starts it, stop removes it)' "$(container_name "$1")" "$state"
+# silent_container database|broker: what status says of a container of ours that does not answer.
+silent_container() {
+  local state name
+  state=$(container_state "$1") || return 0
+  name=$(container_name "$1")
+  case $state in
+    running | restarting) printf '; container %s is %s (docker logs %s)' "$name" "$state" "$name" ;;
+    *) printf '; container %s is %s (./setup.sh start starts it, stop removes it)' "$name" "$state" ;;
+  esac
 }
 
 status() {
@@ -301,7 +306,7 @@ status() {
         all=1
         ;;
       away*)
-        say "$server: nothing answers at $(address_of "$server")$(stopped_container "$server")"
+        say "$server: nothing answers at $(address_of "$server")$(silent_container "$server")"
         all=1
         ;;
       *)
