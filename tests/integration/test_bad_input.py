@@ -164,7 +164,6 @@ def test_mutated_messages_neither_stop_storage_nor_spoil_the_good_ones(place: Wo
 def test_garbage_on_signal_is_put_aside_and_the_books_stay_right(place: Workspace, count: int) -> None:
     place.start_engine()
     signal = place.start_signal()
-    signal.wait_for_line("the trading engine has")
     feed = BookFeed(place, confirm=False)
     feed.apart_pair(size="3")
     wrong = wrong_books()
@@ -189,8 +188,7 @@ def test_garbage_on_signal_is_put_aside_and_the_books_stay_right(place: Workspac
 
 def test_garbage_on_subscription_is_put_aside_and_the_map_before_it_holds(place: Workspace) -> None:
     place.start_engine()
-    signal = place.start_signal()
-    signal.wait_for_line("the trading engine has")
+    place.start_signal()
     feed = BookFeed(place)
     feed.subscriptions(spot=["BTCUSDT"], linear=["BTCPERP"])
     garbage = [
@@ -217,7 +215,6 @@ def test_mutated_maps_leave_the_signal_engine_able_to_take_the_next_good_one(
 ) -> None:
     place.start_engine()
     signal = place.start_signal()
-    signal.wait_for_line("the trading engine has")
     feed = BookFeed(place, confirm=False)
     for body in mutated(
         random.Random(12), encode({"spot": ["BTCUSDT", "ETH"], "linear": ["BTCPERP"]}), count

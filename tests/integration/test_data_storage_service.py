@@ -166,10 +166,11 @@ def test_row_at_fault_is_waited_with_until_another_shows_that_the_database_takes
 
 def test_database_that_is_read_only_for_a_while_costs_no_message(place: Workspace, feed: BookFeed) -> None:
     place.query(f'ALTER DATABASE "{place.name}" SET default_transaction_read_only = on')
-    storage = place.start_storage()
+    place.start_storage()
+    failed = place.rollbacks()
     for number in range(30):
         feed.publish("storage", book_message("BTCUSDT", number, bids=[("1", "1")], cts=number))
-    storage.wait_for_line("messages wait for the database")
+    wait_for(lambda: place.rollbacks() > failed, "an attempt to store them")
     with contextlib.closing(connect(place.environment, "postgres")) as elsewhere:
         elsewhere.cursor().execute(f'ALTER DATABASE "{place.name}" RESET default_transaction_read_only')
     wait_for(lambda: updates(place) == 30)
@@ -178,7 +179,7 @@ def test_database_that_is_read_only_for_a_while_costs_no_message(place: Workspac
 
 def test_without_the_dump_messages_are_acknowledged_and_thrown_away(place: Workspace, feed: BookFeed) -> None:
     storage = place.start_storage(DUMP_ORDERBOOK_TO_DB="false", POSTGRES_PORT="1")
-    storage.wait_for_line("DUMP_ORDERBOOK_TO_DB is off")
+    assert "DUMP_ORDERBOOK_TO_DB is off" in storage.output
     for number in range(50):
         feed.publish("storage", book_message("BTCUSDT", number, bids=[("1", "1")]))
     wait_for(lambda: ready(place, "storage") == 0)
@@ -202,8 +203,9 @@ def test_emptied_table_takes_the_same_updates_again(place: Workspace, feed: Book
 
 def test_table_not_there_yet_is_waited_for(place: Workspace, feed: BookFeed) -> None:
     place.query("ALTER TABLE bybit.orderbook RENAME TO elsewhere")
-    storage = place.start_storage()
+    place.start_storage()
+    failed = place.rollbacks()
     feed.publish("storage", book_message("BTCUSDT", 1, bids=[("1", "1")]))
-    storage.wait_for_line("messages wait for the database")
+    wait_for(lambda: place.rollbacks() > failed, "an attempt to store it")
     place.query("ALTER TABLE bybit.elsewhere RENAME TO orderbook")
     wait_for(lambda: len(rows(place)) == 1)

@@ -63,7 +63,7 @@ def test_order_that_crashes_the_handler_is_tried_twice_and_put_aside_and_the_oth
     log = place.folder / "crashing.log"
     engine = Service([PYTHON, "-c", CRASHES_ON_666], place.environment, log)
     try:
-        engine.wait_for_line("connected to the broker")
+        wait_for(lambda: place.consumers("orders") == 1, "the engine is at work")
         client = OrderClient(place)
         good = [new_order(order_id=f"good {number}", spread_id=f"s {number}") for number in range(20)]
         poison = new_order(order_id="poison", size=666)

@@ -200,6 +200,12 @@ class Workspace:
         """Return how many consumers a queue has."""
         return look_up(self.broker, queue)[queue].consumers
 
+    def rollbacks(self) -> int:
+        """Return how many transactions on the test's database failed so far."""
+        return int(
+            self.query("SELECT xact_rollback FROM pg_stat_database WHERE datname = %s", self.name)[0][0]
+        )
+
     def lock_wait(self, service: str) -> Any:
         """Return since when a service ("data storage", "trading engine") waits for a lock in the database."""
         rows = self.query(
