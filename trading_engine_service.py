@@ -192,7 +192,7 @@ def check_setup(mode: OrderMode) -> None:
         if Config.DUMP_ORDER_TO_DB:
             Config.JOURNAL_PATH.mkdir(parents=True, exist_ok=True)
     except RealMoneyRefused as error:
-        raise SystemExit(f"setting {error}") from None
+        exit_for_setting(str(error))
     except OSError as error:
         path = str(Config.JOURNAL_PATH)
         exit_for_setting(f"JOURNAL_PATH: expected a folder to write in, was {path!r}: {error}")

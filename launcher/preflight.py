@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import socket
-from urllib.parse import urlsplit
 
 import config
 from blackbird.broker.topology import ORDERS, SIGNAL, STORAGE
+from blackbird.bybit.environment import OrderMode
 from config import Config
 from launcher.queues import BrokerUnavailableError, look_up
-
-# Where pybit sends orders; see BYBIT_ENVIRONMENT.
-ORDER_HOSTS = {"demo": "api-demo.bybit.com", "testnet": "api-testnet.bybit.com", "mainnet": "api.bybit.com"}
 
 
 class CannotStartError(Exception):
@@ -25,10 +22,13 @@ def order_mode() -> str:
     config.check_settings.
     """
     config.check_settings()
-    if not Config.REAL_ORDER_SENDING:
-        return "SIMULATED ORDERS"
-    host = urlsplit(Config.BYBIT_REST_URL).netloc or ORDER_HOSTS[Config.BYBIT_ENVIRONMENT]
-    return f"REAL ORDERS to {host}"
+    return str(
+        OrderMode.of(
+            real=Config.REAL_ORDER_SENDING,
+            environment=Config.BYBIT_ENVIRONMENT,
+            rest_url=Config.BYBIT_REST_URL,
+        )
+    )
 
 
 def changed_settings() -> str:

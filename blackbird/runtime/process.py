@@ -83,7 +83,7 @@ def run_service(
     process: InvalidSetup with one line and status 78, any other with its traceback and status 1.
     """
     configure_logging(log_level)
-    logger.info("%s starts%s", name, f", {mode}" if mode else "")
+    logger.info("%s started%s", name, f", {mode}" if mode else "")
     if on_start is not None:
         on_start()
     selector = PacedSelector(pace) if pace else selectors.DefaultSelector()
