@@ -1,21 +1,28 @@
-"""The control endpoint: faults, market and counters over HTTP, JSON in and out."""
+"""The control interface: faults, market and counters over HTTP, JSON in and out."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from local_exchange.faults import FaultError
 from local_exchange.instrument import now_ms
 from local_exchange.synthetic import SyntheticMarket
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from starlette.requests import Request
 
     from local_exchange.server import LocalExchange
+
+    Handler = Callable[[dict[str, Any]], Any]
 
 FAULTS = (
     "drop",
@@ -37,124 +44,52 @@ FAULTS = (
     "send",
     "clear",
 )
-MOST_BODY = 16 * 1024 * 1024
-PATIENCE = 10.0
 
 
-class RequestError(Exception):
-    """A request that can't be served: an HTTP status and the reason."""
+class ControlInterface:
+    """What the paths of the control interface answer.
 
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-class Control:
-    """A small HTTP server, one request a connection."""
+    A handler gets the query and the JSON body as one dict, returns what JSON can hold, and raises
+    HTTPException, FaultError (409), or TypeError and ValueError for a value that does not fit (400).
+    """
 
     def __init__(self, exchange: LocalExchange) -> None:
         self._exchange = exchange
-        self._server: asyncio.Server | None = None
-        self._routes: dict[tuple[str, str], Callable[[dict[str, Any]], Any]] = {
-            ("GET", "/counters"): self._counters,
-            ("GET", "/sockets"): self._sockets,
-            ("GET", "/instruments"): self._instruments,
-            ("GET", "/book"): self._book,
-            ("POST", "/book"): self._set_book,
-            ("GET", "/faults"): self._standing,
-            ("POST", "/step"): self._step,
-            ("POST", "/pause"): self._pause,
-            ("POST", "/resume"): self._resume,
-            ("POST", "/pace"): self._pace,
+
+    def app(self) -> Starlette:
+        """Return the ASGI application."""
+        routes = [
+            _route("GET", "/counters", self._counters),
+            _route("GET", "/sockets", self._sockets),
+            _route("GET", "/instruments", self._instruments),
+            _route("GET", "/book", self._book),
+            _route("POST", "/book", self._set_book),
+            _route("GET", "/faults", self._standing),
+            _route("POST", "/step", self._step),
+            _route("POST", "/pause", self._pause),
+            _route("POST", "/resume", self._resume),
+            _route("POST", "/pace", self._pace),
+            Route("/faults/{name}", self._fault, methods=["POST"]),
+        ]
+        handlers: dict[Any, Callable[[Request, Any], JSONResponse]] = {
+            HTTPException: _http_error(routes),
+            FaultError: _fault_error,
+            TypeError: _value_error,
+            ValueError: _value_error,
         }
+        return Starlette(routes=routes, exception_handlers=handlers)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port."""
-        self._server = await asyncio.start_server(self._serve, host, port, limit=1 << 16)
-        listening: int = self._server.sockets[0].getsockname()[1]
-        return listening
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                status, answer = await self._respond(reader)
-                body = json.dumps(answer).encode() + b"\n"
-                head = (
-                    f"HTTP/1.1 {status} {'OK' if status == 200 else 'Error'}\r\n"
-                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-                    "Connection: close\r\n\r\n"
-                )
-                writer.write(head.encode() + body)
-                await writer.drain()
-        except (OSError, EOFError, TimeoutError):
-            # The client went away, or never finished its request.
-            pass
-        finally:
-            writer.close()
-
-    async def _respond(self, reader: asyncio.StreamReader) -> tuple[int, Any]:
-        try:
-            method, target, body = await self._read(reader)
-            return 200, await self._route(method, target, body)
-        except RequestError as error:
-            return error.status, {"error": str(error)}
-        except FaultError as error:
-            return 409, {"error": str(error)}
-        except (TypeError, ValueError) as error:
-            # A value of the wrong kind, met where it is used.
-            return 400, {"error": f"expected other values: {error}"}
-
-    async def _read(self, reader: asyncio.StreamReader) -> tuple[str, str, bytes]:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        except asyncio.LimitOverrunError as error:
-            raise RequestError(431, "expected a shorter head") from error
-        parts = head[0].split(" ")
-        if len(parts) != 3:
-            raise RequestError(400, f"expected a request line, was {head[0]!r}")
-        headers = {}
-        for line in head[1:]:
-            name, _, value = line.partition(":")
-            headers[name.strip().lower()] = value.strip()
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > MOST_BODY:
-            raise RequestError(413, f"expected a body of at most {MOST_BODY} bytes, was {length}")
-        return parts[0], parts[1], await reader.readexactly(int(length))
-
-    async def _route(self, method: str, target: str, body: bytes) -> Any:
-        url = urlsplit(target)
-        given: dict[str, Any] = dict(parse_qsl(url.query))
-        if body.strip():
-            try:
-                parsed = json.loads(body)
-            except ValueError as error:
-                raise RequestError(400, f"expected JSON, was {error}") from error
-            if not isinstance(parsed, dict):
-                raise RequestError(400, "expected a JSON object")
-            given |= parsed
-        if method == "POST" and url.path.startswith("/faults/"):
-            return await self._fault(url.path.removeprefix("/faults/"), given)
-        route = self._routes.get((method, url.path))
-        if route is None:
-            known = ", ".join(f"{m} {path}" for m, path in self._routes)
-            raise RequestError(404, f"expected one of {known}, POST /faults/<name>")
-        return route(given)
-
-    async def _fault(self, name: str, given: dict[str, Any]) -> dict[str, int]:
+    async def _fault(self, request: Request) -> JSONResponse:
+        name = request.path_params["name"]
+        given = await _given(request)
         if name not in FAULTS:
-            raise RequestError(404, f"expected a fault of {', '.join(FAULTS)}, was {name}")
+            raise HTTPException(404, f"expected a fault of {', '.join(FAULTS)}, was {name}")
         fault: Callable[..., Awaitable[int]] = getattr(self._exchange.faults, name)
         try:
             inspect.signature(fault).bind(**given)
         except TypeError as error:
-            raise RequestError(400, f"{name}{inspect.signature(fault)}: {error}") from error
-        return {"matched": await fault(**given)}
+            raise HTTPException(400, f"{name}{inspect.signature(fault)}: {error}") from error
+        return JSONResponse({"matched": await fault(**given)})
 
     def _counters(self, _given: dict[str, Any]) -> dict[str, Any]:
         exchange = self._exchange
@@ -200,7 +135,7 @@ class Control:
             (str(given.get("channel")), str(given.get("symbol")))
         )
         if instrument is None:
-            raise RequestError(404, "expected channel and symbol of an instrument that is served")
+            raise HTTPException(404, "expected channel and symbol of an instrument that is served")
         bids, asks = instrument.window(int(given.get("depth", 1000)))
         return {
             "s": instrument.symbol,
@@ -213,7 +148,7 @@ class Control:
     def _market(self) -> SyntheticMarket:
         source = self._exchange.source
         if not isinstance(source, SyntheticMarket):
-            raise RequestError(409, "expected the synthetic market, was a recording")
+            raise HTTPException(409, "expected the synthetic market, was a recording")
         return source
 
     def _set_book(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +158,7 @@ class Control:
             self._market().set_book(channel, symbol, *levels)
         except (KeyError, TypeError, ValueError) as error:
             wanted = '{"channel": ..., "symbol": ..., "b": [["price", "size"], ...], "a": [...]}'
-            raise RequestError(400, f"expected {wanted}: {error!r}") from error
+            raise HTTPException(400, f"expected {wanted}: {error!r}") from error
         return {"matched": 1}
 
     def _step(self, given: dict[str, Any]) -> dict[str, int]:
@@ -232,7 +167,7 @@ class Control:
             self._market().step(channel, symbol, int(given.get("count", 1)))
         except KeyError as error:
             reason = "expected an instrument of the market whose book was not set by hand"
-            raise RequestError(404, reason) from error
+            raise HTTPException(404, reason) from error
         return {"matched": 1}
 
     def _standing(self, _given: dict[str, Any]) -> list[dict[str, Any]]:
@@ -249,6 +184,49 @@ class Control:
     def _pace(self, given: dict[str, Any]) -> dict[str, float]:
         pace = given.get("pace")
         if not isinstance(pace, int | float) or pace < 0:
-            raise RequestError(400, f"expected a pace of at least 0, was {pace}")
+            raise HTTPException(400, f"expected a pace of at least 0, was {pace}")
         self._exchange.source.set_pace(float(pace))
         return {"pace": float(pace)}
+
+
+def _route(method: str, path: str, handler: Handler) -> Route:
+    async def endpoint(request: Request) -> JSONResponse:
+        return JSONResponse(handler(await _given(request)))
+
+    return Route(path, endpoint, methods=[method])
+
+
+async def _given(request: Request) -> dict[str, Any]:
+    given: dict[str, Any] = dict(request.query_params)
+    body = await request.body()
+    if body.strip():
+        try:
+            parsed = json.loads(body)
+        except ValueError as error:
+            raise HTTPException(400, f"expected JSON, was {error}") from error
+        if not isinstance(parsed, dict):
+            raise HTTPException(400, "expected a JSON object")
+        given |= parsed
+    return given
+
+
+def _http_error(routes: Iterable[Route]) -> Callable[[Request, HTTPException], JSONResponse]:
+    listed = [(method, route.path) for route in routes for method in route.methods or () if method != "HEAD"]
+    known = ", ".join(f"{method} {path}" for method, path in listed)
+
+    def answer(request: Request, error: HTTPException) -> JSONResponse:
+        # Raised by the router, not by a handler: no path or no method of ours.
+        if request.scope.get("endpoint") is None or error.status_code == 405:
+            return JSONResponse({"error": f"expected one of {known}"}, 404)
+        return JSONResponse({"error": error.detail}, error.status_code)
+
+    return answer
+
+
+def _fault_error(_request: Request, error: FaultError) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 409)
+
+
+def _value_error(_request: Request, error: Exception) -> JSONResponse:
+    # A value of the wrong kind, noticed where it is used.
+    return JSONResponse({"error": f"expected other values: {error}"}, 400)

@@ -12,8 +12,9 @@ from websockets.asyncio.server import Server, serve
 
 from local_exchange import requests
 from local_exchange.client_socket import Socket
-from local_exchange.control import Control
+from local_exchange.control import ControlInterface
 from local_exchange.faults import Faults
+from local_exchange.http_server import HttpServer
 from local_exchange.instrument import DEPTHS, now_ms
 from local_exchange.record import Record
 
@@ -79,7 +80,7 @@ class LocalExchange:
         self._repeat_after = repeat_after
         self._record_path = record
         self._record: Record | None = None
-        self._control = Control(self)
+        self._control = HttpServer(ControlInterface(self).app())
         self._server: Server | None = None
         self._closed_servers: list[Server] = []
         self._begun = asyncio.Event()
