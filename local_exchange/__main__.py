@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from local_exchange import LocalExchange, RecordingError, Replay, SyntheticMarket
+from local_exchange.public_requests import FIRST, AnswerTiming
 
 if TYPE_CHECKING:
     from local_exchange.source import Source
@@ -30,15 +31,22 @@ and linear BTCPERP, ETHPERP, T003PERP, ... cross and uncross pair by pair; linea
 ETHUSDT, inverse BTCUSD and ETHUSD and an option on each are there too. An instrument is
 pushed only while somebody is subscribed to it.
 
+A subscription is answered after some milliseconds, as over a network (--answer-delay): on spot
+and option with the acknowledgement and then the snapshot, on linear and inverse the other way,
+pushes between the two included. An option topic of a depth that is not served is accepted and
+then silent.
+
 With --recording it replays a file of lines {"t": ns, "category": ..., "message": ...}
 (.ndjson or .ndjson.gz), with ts and cts of now and a u that rises by one, over and over;
-at each new round a topic continues with its recorded snapshot, u one above the last. Depths
-that are not in the recording are cut from the deepest one that is: no deeper than recorded.
+at each new round a topic continues with its recorded snapshot, u one above the last, and the
+first new round is logged. With --verbatim the numbers are the recorded ones: a client that has
+seen this recording before ignores it, and a line at the start says so. Depths that are not in
+the recording are cut from the deepest one that is: no deeper than recorded.
 A subscription is followed by a snapshot once the first line of the instrument was played.
 """
 
 EPILOG = """\
-control endpoint (JSON over HTTP, e.g. curl -d '{"symbol": "BTCUSDT"}' $CONTROL/faults/gap):
+control interface (JSON over HTTP, e.g. curl -d '{"symbol": "BTCUSDT"}' $CONTROL/faults/gap):
   GET  /counters                 connections, subscribes, refusals, pushes sent by topic
   GET  /sockets                  open connections and their topics
   GET  /instruments              symbols by channel
@@ -55,7 +63,9 @@ faults (all narrowed by channel and symbol; * also by socket, the number in /soc
   refuse_tcp {seconds}, refuse_handshake {status, seconds, count},
   hang_handshake {seconds, count}
   no_pong* {new}, no_close_answer* {new}      new: also connections still to come
-  refuse_subscription {text, seconds, count}, slow_ack {delay, seconds, count}
+  refuse_subscription {text, seconds, count},
+  slow_ack {delay, only_ack, seconds, count}  only_ack: snapshot and pushes are in time
+  answer_order {first: ack|snapshot, seconds, count}
   silence* {seconds, new}                     connected, answering, no pushes
   gap* {count}                                the next pushes are lost
   repeat, snapshot, restart (u = 1), cross, delete_absent
@@ -73,7 +83,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--port", type=int, default=9500, help="WebSocket port, 0: a free one (default 9500)")
-    add("--control-port", type=int, default=0, help="control endpoint (default: a free one)")
+    add("--control-port", type=int, default=0, help="port of the control interface (default: a free one)")
     add("--wait-for", type=int, default=0, metavar="N", help="begin when N topics are subscribed")
     add(
         "--repeat-after",
@@ -81,6 +91,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=3.0,
         metavar="SECONDS",
         help="a quiet depth-1 topic repeats itself after this, 0: never (default 3)",
+    )
+    add(
+        "--answer-delay",
+        type=_at_least_zero,
+        default=10.0,
+        metavar="MS",
+        help="milliseconds before a subscription is answered, and from a snapshot to an acknowledgement"
+        " after it (default 10)",
+    )
+    add(
+        "--answer-order",
+        choices=FIRST,
+        default="real",
+        help="what answers a subscription first; real: as on Bybit, by channel (default real)",
     )
     add("--record", type=Path, metavar="FILE", help="write every push sent, as a recording")
     add("--verbose", action="store_true", help="log connections")
@@ -92,7 +116,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--rate",
         type=_at_least_zero,
         default=20.0,
-        help="pushes a second and instrument, 0: only by the control endpoint (default 20)",
+        help="pushes a second and instrument, 0: only by the control interface (default 20)",
     )
     add("--levels", type=int, default=60, help="levels a side of each book (default 60)")
     add("--changes", type=int, default=4, help="levels changed by each push (default 4)")
@@ -152,7 +176,7 @@ def make_source(options: argparse.Namespace) -> Source:
     """Make the market that the command line asks for.
 
     Raises:
-        RecordingError: the file is no recording.
+        RecordingError: the file is not a recording.
         OSError: it can't be read.
     """
     if options.recording is not None:
@@ -186,6 +210,7 @@ async def run(options: argparse.Namespace) -> None:
         wait_for=options.wait_for,
         repeat_after=options.repeat_after,
         record=options.record,
+        answers=AnswerTiming(options.answer_delay / 1000, options.answer_order),
     )
     async with exchange:
         print(f"listening on {exchange.url}, control on {exchange.control_url}", flush=True)
@@ -204,6 +229,8 @@ def main() -> int:
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    # What becomes of a recording is said even where connections are not logged.
+    logging.getLogger("local_exchange.replay").setLevel(logging.INFO)
     # The library logs every broken handshake with its traceback; breaking them is a purpose here.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     try:

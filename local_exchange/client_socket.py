@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 import uuid
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.server import ServerConnection
@@ -31,6 +33,8 @@ class Socket(ServerConnection):
         self.channel = ""
         self.conn_id = str(uuid.uuid4())
         self.subscriptions: dict[str, Subscription] = {}
+        # Topics that were accepted and of which nothing ever comes.
+        self.silent_topics: set[str] = set()
         # Called once when nothing may be written any more.
         self.on_end: Callable[[Socket], None] | None = None
         # See the faults `silence`, `no_pong` and `no_close_answer`.
@@ -38,6 +42,18 @@ class Socket(ServerConnection):
         self.no_pong = False
         self.no_close_answer = False
         self._answering = False
+        # Answers that are due at a time of the event loop, in the order of the requests.
+        self._answers: deque[tuple[float, Callable[[], None]]] = deque()
+
+    @property
+    def topics(self) -> list[str]:
+        """Topics that the client has subscribed."""
+        return [*self.subscriptions, *self.silent_topics]
+
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for the client to read."""
+        return self.transport.get_write_buffer_size()
 
     @property
     def open(self) -> bool:
@@ -48,6 +64,28 @@ class Socket(ServerConnection):
         """Write a text frame now."""
         if self.open:
             self.transport.write(text_frame(payload))
+
+    def after(self, seconds: float, answer: Callable[[], None]) -> None:
+        """Give an answer after `seconds`, but never before those of earlier requests."""
+        if seconds <= 0 and not self._answers:
+            answer()
+            return
+        loop = asyncio.get_running_loop()
+        self._answers.append((loop.time() + seconds, answer))
+        if len(self._answers) == 1:
+            loop.call_later(seconds, self._give_answers)
+
+    def _give_answers(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._answers:
+            due, answer = self._answers[0]
+            # Timers of the event loop are whole milliseconds.
+            if due > loop.time() + 0.001:
+                loop.call_at(due, self._give_answers)
+                return
+            # Taken out last: what it adds comes after it, and needs no timer of its own.
+            answer()
+            self._answers.popleft()
 
     def write_binary(self, payload: bytes) -> None:
         """Write a binary frame now."""

@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from local_exchange.faults import FaultError
+from local_exchange import faults
+from local_exchange.fault_rules import FaultError
 from local_exchange.instrument import now_ms
 from local_exchange.synthetic import SyntheticMarket
 
@@ -23,27 +24,6 @@ if TYPE_CHECKING:
     from local_exchange.server import LocalExchange
 
     Handler = Callable[[dict[str, Any]], Any]
-
-FAULTS = (
-    "drop",
-    "refuse_tcp",
-    "refuse_handshake",
-    "hang_handshake",
-    "no_pong",
-    "no_close_answer",
-    "refuse_subscription",
-    "slow_ack",
-    "silence",
-    "gap",
-    "repeat",
-    "snapshot",
-    "restart",
-    "cross",
-    "delete_absent",
-    "garbage",
-    "send",
-    "clear",
-)
 
 
 class ControlInterface:
@@ -82,8 +62,8 @@ class ControlInterface:
     async def _fault(self, request: Request) -> JSONResponse:
         name = request.path_params["name"]
         given = await _given(request)
-        if name not in FAULTS:
-            raise HTTPException(404, f"expected a fault of {', '.join(FAULTS)}, was {name}")
+        if name not in faults.NAMES:
+            raise HTTPException(404, f"expected a fault of {', '.join(faults.NAMES)}, was {name}")
         fault: Callable[..., Awaitable[int]] = getattr(self._exchange.faults, name)
         try:
             inspect.signature(fault).bind(**given)
@@ -109,7 +89,8 @@ class ControlInterface:
             **exchange.counters,
             "open": len(exchange.sockets),
             "sent": sum(int(str(topic["sent"])) for topic in topics),
-            "finished": exchange.finished,
+            "finished": exchange.player.finished,
+            "rounds": exchange.source.rounds,
             "topics": topics,
         }
 
@@ -118,8 +99,8 @@ class ControlInterface:
             {
                 "socket": one.number,
                 "channel": one.channel,
-                "topics": list(one.subscriptions),
-                "unread": one.transport.get_write_buffer_size(),
+                "topics": one.topics,
+                "unread": one.unread,
             }
             for one in self._exchange.sockets.values()
         ]
@@ -174,11 +155,11 @@ class ControlInterface:
         return [rule.describe() for rule in self._exchange.faults.standing()]
 
     def _pause(self, _given: dict[str, Any]) -> dict[str, int]:
-        self._exchange.pause()
+        self._exchange.player.pause()
         return {"at": now_ms()}
 
     def _resume(self, _given: dict[str, Any]) -> dict[str, int]:
-        self._exchange.resume()
+        self._exchange.player.resume()
         return {"at": now_ms()}
 
     def _pace(self, given: dict[str, Any]) -> dict[str, float]:

@@ -166,13 +166,17 @@ class Feed:
         self.begun = False
         self.last_payload = b""
         self.last_push = 0.0
-        self._last = ("snapshot", "", "", 0, 0)
+        # Of the last push: kind, bids, asks, u, seq, cts.
+        self._last = ("snapshot", "", "", 0, 0, 0)
         self._writers: tuple[Callable[[bytes], None], ...] = ()
-        # Spot names `ts` before `type`, the others after it.
-        order = '"ts":%d,"type":"%s"' if instrument.channel == "spot" else '"type":"%s","ts":%d'
-        self._spot = instrument.channel == "spot"
+        # Spot and option name `ts` before `type`, the others after it; option has an `id`, too.
+        self._type_first = instrument.channel in {"linear", "inverse"}
+        self._with_id = instrument.channel == "option"
+        head = '"type":"%s","ts":%d' if self._type_first else '"ts":%d,"type":"%s"'
+        if self._with_id:
+            head += f',"id":"{self.topic}-%d-%d"'
         self._template = (
-            f'{{"topic":"{self.topic}",{order},"data":{{"s":"{instrument.symbol}",'
+            f'{{"topic":"{self.topic}",{head},"data":{{"s":"{instrument.symbol}",'
             '"b":[%s],"a":[%s],"u":%d,"seq":%d},"cts":%d}'
         )
 
@@ -183,17 +187,20 @@ class Feed:
             for subscription in self.subscriptions.values()
         )
 
-    def render(self, kind: str, bids: str, asks: str, ts: int, seq: int, cts: int) -> bytes:
-        """Return a push with the present `u`."""
-        head = (ts, kind) if self._spot else (kind, ts)
-        return (self._template % (*head, bids, asks, self.u, seq, cts)).encode()
+    def render(self, kind: str, bids: str, asks: str, u: int, seq: int, cts: int, ts: int) -> bytes:
+        """Return a push."""
+        if self._type_first:
+            return (self._template % (kind, ts, bids, asks, u, seq, cts)).encode()
+        if self._with_id:
+            return (self._template % (ts, kind, seq, ts, bids, asks, u, seq, cts)).encode()
+        return (self._template % (ts, kind, bids, asks, u, seq, cts)).encode()
 
     def publish(self, kind: str, bids: str, asks: str, ts: int) -> None:
         """Push the next update, with `seq` and `cts` of the instrument."""
         self.u += 1
         instrument = self.instrument
-        self._last = (kind, bids, asks, instrument.seq, instrument.cts)
-        self.send(self.render(kind, bids, asks, ts, instrument.seq, instrument.cts))
+        self._last = (kind, bids, asks, self.u, instrument.seq, instrument.cts)
+        self.send(self.render(*self._last, ts))
 
     def send(self, payload: bytes) -> None:
         """Write a payload to all sockets of the topic."""
@@ -208,8 +215,7 @@ class Feed:
 
     def repeat(self, ts: int) -> None:
         """Push the last update again: same content, `u`, `seq` and `cts`, a new `ts`."""
-        kind, bids, asks, seq, cts = self._last
-        self.send(self.render(kind, bids, asks, ts, seq, cts))
+        self.send(self.render(*self._last, ts))
 
     def push_changes(self, ts: int) -> None:
         """Push what changed since the last push, if anything did inside the window."""
@@ -230,17 +236,19 @@ class Feed:
         self.publish("snapshot", bids, asks, ts)
 
     def send_snapshot_to(self, subscription: Subscription, ts: int) -> None:
-        """Write the window as it is now to one socket; the others have it already."""
+        """Write the window as it is now to one socket; the others have it already.
+
+        An empty book has `u` 0, as captured on Bybit; the next push is a snapshot then.
+        """
         instrument = self.instrument
         bids, asks = instrument.window(self.depth)
-        if not (bids or asks):
-            return
-        self.begun = True
+        self.begun = bool(bids or asks)
         if subscription.withheld:
             return
-        payload = self.render("snapshot", bids, asks, ts, instrument.seq, instrument.cts)
+        snapshot = ("snapshot", bids, asks, self.u if self.begun else 0, instrument.seq, instrument.cts)
+        payload = self.render(*snapshot, ts)
         if len(self.subscriptions) == 1:
-            self._last = ("snapshot", bids, asks, instrument.seq, instrument.cts)
+            self._last = snapshot
             self.last_payload = payload
             self.last_push = time.monotonic()
         if self.tap is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 # Farther behind than this, the replay plays on from now instead of catching up.
 LATENESS = 1.0
 # Pause between the last line and the first one of the next round, in seconds of the recording.
@@ -27,7 +30,7 @@ UNAPPLIED = 256
 
 
 class RecordingError(ValueError):
-    """A file that is no recording; the text names the line."""
+    """A file that is not a recording; the text names the line."""
 
 
 @dataclass(slots=True)
@@ -57,6 +60,8 @@ class Recorded(Instrument):
         # Depths in the recording; all others are cut from the deepest of them.
         self.recorded: set[int] = set()
         self.unapplied: list[Line] = []
+        # Whether a line of it was played.
+        self.begun = False
         self.ts = 0
 
     @property
@@ -66,6 +71,7 @@ class Recorded(Instrument):
 
     def take(self, line: Line) -> None:
         """Keep a push of the deepest recorded topic for the book."""
+        self.begun = True
         if line.kind == "snapshot" and not self.following:
             self.unapplied.clear()
         self.unapplied.append(line)
@@ -107,7 +113,7 @@ class Replay(Source):
         verbatim: messages exactly as recorded, once; only the recorded depths are served.
 
     Raises:
-        RecordingError: the file is no recording.
+        RecordingError: the file is not a recording.
         OSError: it can't be read.
     """
 
@@ -117,11 +123,15 @@ class Replay(Source):
         self.paced = speed > 0
         self.once = once or verbatim
         self.verbatim = verbatim
+        if verbatim:
+            logger.info(
+                "played as recorded, with the recorded ts, cts, u and seq: a client that knows newer ones of"
+                " these topics, as after playing this recording before, ignores what is older"
+            )
         self.lines = list(self._load(path))
         if not self.lines:
             raise RecordingError(f"{path}: expected at least one order-book message, was empty")
         self.position = 0
-        self.rounds = 0
         # The line at `_from` seconds of the recording is due at `_origin`.
         self._origin: float | None = None
         self._from = 0.0
@@ -174,7 +184,7 @@ class Replay(Source):
     def _recorded_feed(self, channel: str, topic: str) -> Feed:
         kind, depth, symbol = topic.split(".", 2)
         if kind != "orderbook" or int(depth) not in DEPTHS[channel]:
-            raise ValueError(f"no order book of Bybit's: {topic}")
+            raise ValueError(f"expected an order book that Bybit serves, was {topic}")
         instrument = self.instruments.get((channel, symbol))
         if instrument is None:
             instrument = self.instruments[channel, symbol] = Recorded(channel, symbol)
@@ -205,6 +215,11 @@ class Replay(Source):
     def _wind_back(self) -> None:
         self.position = 0
         self.rounds += 1
+        if self.rounds == 1:
+            logger.info(
+                "the recording is played and begins again: each topic goes on with its first snapshot, u one"
+                " above the last, ts and cts of now; said once, further rounds are counted"
+            )
         self._seq_offset += self._seq_span
         if self.speed and self._origin is not None:
             self._origin += (self.lines[-1].seconds + ROUND_PAUSE - self._from) / self.speed
@@ -254,8 +269,8 @@ class Replay(Source):
     def open(self, subscription: Subscription) -> None:
         """Send the book as it is now, once the first line of the instrument was played."""
         instrument = _recorded(subscription.feed.instrument)
-        ts = instrument.ts if self.verbatim else now_ms()
-        subscription.feed.send_snapshot_to(subscription, ts)
+        if instrument.begun:
+            subscription.feed.send_snapshot_to(subscription, instrument.ts if self.verbatim else now_ms())
 
     def repeat(self, feed: Feed) -> None:
         """Push the last update of a quiet topic again, unchanged if verbatim."""

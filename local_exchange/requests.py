@@ -1,7 +1,8 @@
 """Request frames of the public WebSocket, and Bybit's replies to them.
 
-Spot, the futures channels (linear, inverse) and option answer in different words. Texts that are
-not known from Bybit are marked "not confirmed"; a client should not rely on them.
+Spot, the futures channels (linear, inverse) and option answer in different words. Texts that are not known
+from Bybit are marked "not confirmed"; a client should not rely on them.
+Source: https://bybit-exchange.github.io/docs/v5/ws/connect, and frames captured by others.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-# Most args in one request on spot, most on one connection on option, most characters of args on
-# one connection.
+# Most args in one request on spot, most on one connection on option, most characters of args on one
+# connection.
 SPOT_ARGS = 10
 OPTION_ARGS = 2000
 ARGS_LENGTH = 21_000
+
+
+class RequestRefused(Exception):
+    """A request that the exchange refuses; the text is its `ret_msg`."""
 
 
 def dump(reply: dict[str, Any]) -> bytes:
@@ -21,17 +26,22 @@ def dump(reply: dict[str, Any]) -> bytes:
     return json.dumps(reply, separators=(",", ":")).encode()
 
 
-def pong(channel: str, conn_id: str, req_id: object, now: int) -> bytes:
+def echoed(req_id: object) -> str | None:
+    """Return the `req_id` of a request as its answer repeats it: a number comes back as text."""
+    return None if req_id is None else str(req_id)
+
+
+def pong(channel: str, conn_id: str, req_id: str | None, now: int) -> bytes:
     """Answer a text ping."""
     if channel == "option":
         return dump({"op": "pong", "args": [str(now)]})
     reply = {"success": True, "ret_msg": "pong", "conn_id": conn_id}
     if channel == "spot":
         return dump(reply | ({} if req_id is None else {"req_id": req_id}) | {"op": "ping"})
-    return dump(reply | {"req_id": "" if req_id is None else req_id, "op": "ping"})
+    return dump(reply | {"req_id": req_id or "", "op": "ping"})
 
 
-def accepted(channel: str, conn_id: str, op: str, req_id: object, topics: list[str]) -> bytes:
+def accepted(channel: str, conn_id: str, op: str, req_id: str | None, topics: list[str]) -> bytes:
     """Acknowledge a subscribe or unsubscribe."""
     if channel == "option":
         return dump(
@@ -47,11 +57,10 @@ def accepted(channel: str, conn_id: str, op: str, req_id: object, topics: list[s
         # The word for an unsubscribe is not confirmed.
         request = {} if req_id is None else {"req_id": req_id}
         return dump({"success": True, "ret_msg": op, "conn_id": conn_id, **request, "op": op})
-    request = {"req_id": "" if req_id is None else req_id}
-    return dump({"success": True, "ret_msg": "", "conn_id": conn_id, **request, "op": op})
+    return dump({"success": True, "ret_msg": "", "conn_id": conn_id, "req_id": req_id or "", "op": op})
 
 
-def refused(channel: str, conn_id: str, op: str, req_id: object, text: str, topics: list[str]) -> bytes:
+def refused(channel: str, conn_id: str, op: str, req_id: str | None, text: str, topics: list[str]) -> bytes:
     """Refuse a whole request frame."""
     request = {} if req_id is None else {"req_id": req_id}
     if channel == "option":
@@ -70,7 +79,7 @@ def refused(channel: str, conn_id: str, op: str, req_id: object, text: str, topi
 
 
 def unknown_topic(channel: str, topic: str) -> str:
-    """Text for a topic that is not served."""
+    """Return the text for a topic that is not served."""
     if channel == "spot":
         # Not confirmed for an unknown depth.
         return f"Invalid symbol :[{topic}]"
@@ -78,20 +87,24 @@ def unknown_topic(channel: str, topic: str) -> str:
 
 
 def already_subscribed(topic: str) -> str:
-    """Text for a topic that is active on the socket (not confirmed on spot)."""
+    """Return the text for a topic that is active on the socket (not confirmed on spot)."""
     return f"error:already subscribed,topic:{topic}"
 
 
-def args_problem(channel: str, args: object, active: list[str]) -> str | None:
-    """Return why the args of a request are refused before looking at topics."""
+def topics_of(channel: str, args: object, active: list[str]) -> list[str]:
+    """Return the topics that a request names; `active` are those of the connection.
+
+    Raises:
+        RequestRefused: the args are refused before looking at single topics.
+    """
     if not isinstance(args, list) or not args or not all(isinstance(arg, str) for arg in args):
         # Not confirmed.
-        return "error:handler not found,topic:"
+        raise RequestRefused("error:handler not found,topic:")
     if channel == "spot" and len(args) > SPOT_ARGS:
-        return f"args size >{SPOT_ARGS}"
+        raise RequestRefused(f"args size >{SPOT_ARGS}")
     # The texts of the next two are not confirmed.
     if channel == "option" and len(args) + len(active) > OPTION_ARGS:
-        return f"args size >{OPTION_ARGS}"
+        raise RequestRefused(f"args size >{OPTION_ARGS}")
     if sum(map(len, args)) + sum(map(len, active)) > ARGS_LENGTH:
-        return f"args length >{ARGS_LENGTH}"
-    return None
+        raise RequestRefused(f"args length >{ARGS_LENGTH}")
+    return args

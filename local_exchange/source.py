@@ -21,6 +21,8 @@ class Source(ABC):
     paced = True
     # Whether the messages go out exactly as recorded.
     verbatim = False
+    # How often it has begun again from its first push.
+    rounds = 0
 
     def __init__(self) -> None:
         self.instruments: dict[tuple[str, str], Instrument] = {}
@@ -43,14 +45,25 @@ class Source(ABC):
 
     def feed(self, channel: str, topic: str) -> Feed | None:
         """Return the feed of a topic, None where the topic is not served."""
-        parts = topic.split(".", 2)
-        if len(parts) != 3 or parts[0] != "orderbook" or not parts[1].isdecimal():
-            return None
-        instrument = self.instruments.get((channel, parts[2]))
-        depth = int(parts[1])
-        if instrument is None or str(depth) != parts[1] or depth not in self.depths(instrument):
+        instrument, depth = self._parse(channel, topic)
+        if instrument is None or depth not in self.depths(instrument):
             return None
         return instrument.feed(depth)
+
+    def takes_silently(self, channel: str, topic: str) -> bool:
+        """Return whether a topic that is not served is accepted all the same, and nothing comes of it.
+
+        So it is on Bybit's option channel with a depth that it does not serve.
+        """
+        return channel == "option" and self._parse(channel, topic)[0] is not None
+
+    def _parse(self, channel: str, topic: str) -> tuple[Instrument | None, int]:
+        """Return instrument and depth of a topic, no instrument where it is not a topic of one."""
+        kind, _, rest = topic.partition(".")
+        depth, _, symbol = rest.partition(".")
+        if kind != "orderbook" or not depth.isdecimal() or str(int(depth)) != depth:
+            return None, 0
+        return self.instruments.get((channel, symbol)), int(depth)
 
     def subscribe(self, feed: Feed, socket: int, write: Callable[[bytes], None]) -> Subscription:
         """Add a socket to a topic; its first push is to be sent by `open`."""
