@@ -50,15 +50,28 @@ class _Base:
 
 
 class _Leg:
-    """An instrument of a base, and how its numbers are written."""
+    """An instrument of a base: how its numbers are written, and how its book moves.
+
+    The best bid stands `half` steps below the middle, the best ask `half` + 1 above it.
+    """
 
     def __init__(
-        self, instrument: Instrument, base: _Base, rng: random.Random, *, with_premium: bool
+        self,
+        instrument: Instrument,
+        base: _Base,
+        rng: random.Random,
+        *,
+        with_premium: bool,
+        levels: int,
+        half: int,
     ) -> None:
         self.instrument = instrument
         self.base = base
         self.with_premium = with_premium
         self.middle = base.fair
+        self._rng = rng
+        self._levels = levels
+        self._half = half
         self._prices: dict[int, tuple[float, str]] = {}
         # Linear pads to tick and step, spot does not.
         padded = instrument.channel != "spot"
@@ -68,9 +81,12 @@ class _Leg:
         while len(texts) < SIZES:
             size = f"{base.size * (0.02 + 0.98 * rng.random()):.{decimals}f}"
             texts.append(size if padded else _unpadded(size))
-        self.sizes = texts
+        self._sizes = texts
+        for level in range(levels):
+            self._put(self.middle - half - level, bid=True)
+            self._put(self.middle + 1 + half + level, bid=False)
 
-    def price(self, step: int) -> tuple[float, str]:
+    def _price(self, step: int) -> tuple[float, str]:
         """Return the price of a step, as a number and as written."""
         price = self._prices.get(step)
         if price is None:
@@ -78,6 +94,49 @@ class _Leg:
             price = float(text), text if self._padded else _unpadded(text)
             self._prices[step] = price
         return price
+
+    def _put(self, step: int, *, bid: bool) -> None:
+        place, price = self._price(step)
+        size = self._sizes[int(self._rng.random() * SIZES)]
+        if bid:
+            self.instrument.bids.put(-place, price, size)
+        else:
+            self.instrument.asks.put(place, price, size)
+
+    def _remove(self, step: int, *, bid: bool) -> None:
+        if bid:
+            self.instrument.bids.remove(-self._price(step)[0])
+        else:
+            self.instrument.asks.remove(self._price(step)[0])
+
+    def move(self, *, up: bool) -> None:
+        """Shift both sides by one step, as far from the old prices as need be."""
+        middle = self.middle
+        best_bid, best_ask = middle - self._half, middle + 1 + self._half
+        worst_bid, worst_ask = best_bid - self._levels + 1, best_ask + self._levels - 1
+        if up:
+            self._remove(best_ask, bid=False)
+            self._put(worst_ask + 1, bid=False)
+            self._put(best_bid + 1, bid=True)
+            self._remove(worst_bid, bid=True)
+            self.middle = middle + 1
+        else:
+            self._remove(best_bid, bid=True)
+            self._put(worst_bid - 1, bid=True)
+            self._put(best_ask - 1, bid=False)
+            self._remove(worst_ask, bid=False)
+            self.middle = middle - 1
+
+    def resize(self, depth: int, *, bid: bool) -> None:
+        """Give the level this deep in the book another size; one that was traded away is there again."""
+        step = self.middle + (-self._half - depth if bid else 1 + self._half + depth)
+        place, price = self._price(step)
+        side, place = (self.instrument.bids, -place) if bid else (self.instrument.asks, place)
+        level = side.levels.get(place, ("", ""))[1]
+        size = self._sizes[int(self._rng.random() * SIZES)]
+        while f',"{size}"]' in level:
+            size = self._sizes[int(self._rng.random() * SIZES)]
+        side.put(place, price, size)
 
 
 def _unpadded(text: str) -> str:
@@ -116,7 +175,6 @@ class SyntheticMarket(Source):
         self.crossing = crossing
         self.swings = swings
         self._rng = random.Random(seed)  # noqa: S311 - a market, not a secret
-        self._half = 0 if crossing else CALM_STEPS + 1
         self._legs: dict[tuple[str, str], _Leg] = {}
         self._listened: list[_Leg] = []
         self._turn = 0
@@ -144,26 +202,15 @@ class SyntheticMarket(Source):
 
     def _add_leg(self, channel: str, symbol: str, base: _Base, *, with_premium: bool = False) -> None:
         instrument = Instrument(channel, symbol)
-        leg = _Leg(instrument, base, self._rng, with_premium=with_premium)
-        for level in range(self.levels):
-            self._put(leg, leg.middle - self._half - level, bid=True)
-            self._put(leg, leg.middle + 1 + self._half + level, bid=False)
         self.instruments[channel, symbol] = instrument
-        self._legs[channel, symbol] = leg
-
-    def _put(self, leg: _Leg, step: int, *, bid: bool) -> None:
-        place, price = leg.price(step)
-        size = leg.sizes[int(self._rng.random() * SIZES)]
-        if bid:
-            leg.instrument.bids.put(-place, price, size)
-        else:
-            leg.instrument.asks.put(place, price, size)
-
-    def _remove(self, leg: _Leg, step: int, *, bid: bool) -> None:
-        if bid:
-            leg.instrument.bids.remove(-leg.price(step)[0])
-        else:
-            leg.instrument.asks.remove(leg.price(step)[0])
+        self._legs[channel, symbol] = _Leg(
+            instrument,
+            base,
+            self._rng,
+            with_premium=with_premium,
+            levels=self.levels,
+            half=0 if self.crossing else CALM_STEPS + 1,
+        )
 
     def _push(self, leg: _Leg, ts: int) -> None:
         """Move a leg one update on, and push it."""
@@ -171,20 +218,16 @@ class SyntheticMarket(Source):
         instrument = leg.instrument
         target = self._target(leg)
         if target != leg.middle:
-            self._move(leg, up=target > leg.middle)
+            leg.move(up=target > leg.middle)
         # The best level of one side always changes, so that depth 1 has a push each time.
         rng = self._rng
-        bid = rng.random() < 0.5
-        best = leg.middle - self._half if bid else leg.middle + 1 + self._half
-        self._resize(leg, best, bid=bid)
+        leg.resize(0, bid=rng.random() < 0.5)
         deepest = min(max((feed.depth for feed in instrument.following), default=1), self.levels)
         if deepest > 1:
             for _ in range(self.changes - 1):
                 bid = rng.random() < 0.5
                 # Near the top more often than deep in the book.
-                depth = int(rng.random() ** 2 * deepest)
-                level = -self._half - depth if bid else 1 + self._half + depth
-                self._resize(leg, leg.middle + level, bid=bid)
+                leg.resize(int(rng.random() ** 2 * deepest), bid=bid)
         instrument.seq += 3 + int(rng.random() * 30)
         instrument.cts = max(instrument.cts, ts - 1)
         instrument.push_changes(ts)
@@ -208,33 +251,6 @@ class SyntheticMarket(Source):
             return base.fair
         swing = math.sin(2 * math.pi * base.pushes / PREMIUM_PERIOD)
         return base.fair + round(PREMIUM_STEPS * swing)
-
-    def _move(self, leg: _Leg, *, up: bool) -> None:
-        """Shift both sides by one step, as far from the old prices as need be."""
-        middle = leg.middle
-        best_bid, best_ask = middle - self._half, middle + 1 + self._half
-        worst_bid, worst_ask = best_bid - self.levels + 1, best_ask + self.levels - 1
-        if up:
-            self._remove(leg, best_ask, bid=False)
-            self._put(leg, worst_ask + 1, bid=False)
-            self._put(leg, best_bid + 1, bid=True)
-            self._remove(leg, worst_bid, bid=True)
-            leg.middle = middle + 1
-        else:
-            self._remove(leg, best_bid, bid=True)
-            self._put(leg, worst_bid - 1, bid=True)
-            self._put(leg, best_ask - 1, bid=False)
-            self._remove(leg, worst_ask, bid=False)
-            leg.middle = middle - 1
-
-    def _resize(self, leg: _Leg, step: int, *, bid: bool) -> None:
-        """Give a level another size than it has."""
-        place, price = leg.price(step)
-        side, place = (leg.instrument.bids, -place) if bid else (leg.instrument.asks, place)
-        size = leg.sizes[int(self._rng.random() * SIZES)]
-        while f',"{size}"]' in side.levels[place][1]:
-            size = leg.sizes[int(self._rng.random() * SIZES)]
-        side.put(place, price, size)
 
     def play(self, now: float) -> float | None:
         """Push the instruments in turn, evenly spread over time."""
