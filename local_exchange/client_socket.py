@@ -33,12 +33,14 @@ class Socket(ServerConnection):
         self.channel = ""
         self.conn_id = str(uuid.uuid4())
         self.subscriptions: dict[str, Subscription] = {}
-        # Topics that were accepted and of which nothing ever comes.
-        self.silent_topics: set[str] = set()
+        # Topics without a feed: those of the private stream, and those of which nothing ever comes.
+        self.other_topics: set[str] = set()
         # Called once when nothing may be written any more.
         self.on_end: Callable[[Socket], None] | None = None
         # See the faults `silence`, `no_pong` and `no_close_answer`.
         self.silent = False
+        # Whether a private socket has shown its API key.
+        self.authorised = False
         self.no_pong = False
         self.no_close_answer = False
         self._answering = False
@@ -48,7 +50,7 @@ class Socket(ServerConnection):
     @property
     def topics(self) -> list[str]:
         """Topics that the client has subscribed."""
-        return [*self.subscriptions, *self.silent_topics]
+        return [*self.subscriptions, *self.other_topics]
 
     @property
     def unread(self) -> int:

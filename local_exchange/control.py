@@ -12,8 +12,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from local_exchange import faults
+from local_exchange.control_routes import given_by, json_route
 from local_exchange.fault_rules import FaultError
 from local_exchange.instrument import now_ms
+from local_exchange.private import faults as private_faults
+from local_exchange.private.control import account_routes
 from local_exchange.synthetic import SyntheticMarket
 
 if TYPE_CHECKING:
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from local_exchange.server import LocalExchange
-
-    Handler = Callable[[dict[str, Any]], Any]
 
 
 class ControlInterface:
@@ -39,17 +40,18 @@ class ControlInterface:
     def app(self) -> Starlette:
         """Return the ASGI application."""
         routes = [
-            _route("GET", "/counters", self._counters),
-            _route("GET", "/sockets", self._sockets),
-            _route("GET", "/instruments", self._instruments),
-            _route("GET", "/book", self._book),
-            _route("POST", "/book", self._set_book),
-            _route("GET", "/faults", self._standing),
-            _route("POST", "/step", self._step),
-            _route("POST", "/pause", self._pause),
-            _route("POST", "/resume", self._resume),
-            _route("POST", "/pace", self._pace),
+            json_route("GET", "/counters", self._counters),
+            json_route("GET", "/sockets", self._sockets),
+            json_route("GET", "/instruments", self._instruments),
+            json_route("GET", "/book", self._book),
+            json_route("POST", "/book", self._set_book),
+            json_route("GET", "/faults", self._standing),
+            json_route("POST", "/step", self._step),
+            json_route("POST", "/pause", self._pause),
+            json_route("POST", "/resume", self._resume),
+            json_route("POST", "/pace", self._pace),
             Route("/faults/{name}", self._fault, methods=["POST"]),
+            *account_routes(self._exchange.private),
         ]
         handlers: dict[Any, Callable[[Request, Any], JSONResponse]] = {
             HTTPException: _http_error(routes),
@@ -61,15 +63,21 @@ class ControlInterface:
 
     async def _fault(self, request: Request) -> JSONResponse:
         name = request.path_params["name"]
-        given = await _given(request)
-        if name not in faults.NAMES:
-            raise HTTPException(404, f"expected a fault of {', '.join(faults.NAMES)}, was {name}")
-        fault: Callable[..., Awaitable[int]] = getattr(self._exchange.faults, name)
+        given = await given_by(request)
+        names = faults.NAMES + private_faults.NAMES
+        if name not in names:
+            raise HTTPException(404, f"expected a fault of {', '.join(names)}, was {name}")
+        private = name in private_faults.NAMES
+        switches = self._exchange.private.faults if private else self._exchange.faults
+        fault: Callable[..., Awaitable[int]] = getattr(switches, name)
         try:
             inspect.signature(fault).bind(**given)
         except TypeError as error:
             raise HTTPException(400, f"{name}{inspect.signature(fault)}: {error}") from error
-        return JSONResponse({"matched": await fault(**given)})
+        matched = await fault(**given)
+        if name == "clear":
+            matched += await self._exchange.private.faults.clear()
+        return JSONResponse({"matched": matched})
 
     def _counters(self, _given: dict[str, Any]) -> dict[str, Any]:
         exchange = self._exchange
@@ -92,6 +100,7 @@ class ControlInterface:
             "finished": exchange.player.finished,
             "rounds": exchange.source.rounds,
             "topics": topics,
+            "private": self._exchange.private.counters(),
         }
 
     def _sockets(self, _given: dict[str, Any]) -> list[dict[str, Any]]:
@@ -152,7 +161,8 @@ class ControlInterface:
         return {"matched": 1}
 
     def _standing(self, _given: dict[str, Any]) -> list[dict[str, Any]]:
-        return [rule.describe() for rule in self._exchange.faults.standing()]
+        standing = [*self._exchange.faults.standing(), *self._exchange.private.fault_rules.standing()]
+        return [rule.describe() for rule in standing]
 
     def _pause(self, _given: dict[str, Any]) -> dict[str, int]:
         self._exchange.player.pause()
@@ -168,27 +178,6 @@ class ControlInterface:
             raise HTTPException(400, f"expected a pace of at least 0, was {pace}")
         self._exchange.source.set_pace(float(pace))
         return {"pace": float(pace)}
-
-
-def _route(method: str, path: str, handler: Handler) -> Route:
-    async def endpoint(request: Request) -> JSONResponse:
-        return JSONResponse(handler(await _given(request)))
-
-    return Route(path, endpoint, methods=[method])
-
-
-async def _given(request: Request) -> dict[str, Any]:
-    given: dict[str, Any] = dict(request.query_params)
-    body = await request.body()
-    if body.strip():
-        try:
-            parsed = json.loads(body)
-        except ValueError as error:
-            raise HTTPException(400, f"expected JSON, was {error}") from error
-        if not isinstance(parsed, dict):
-            raise HTTPException(400, "expected a JSON object")
-        given |= parsed
-    return given
 
 
 def _http_error(routes: Iterable[Route]) -> Callable[[Request, HTTPException], JSONResponse]:

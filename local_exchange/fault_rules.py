@@ -6,8 +6,12 @@ import asyncio
 import math
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
+
+NO_FACTS: Mapping[str, str] = MappingProxyType({})
 
 
 class FaultError(ValueError):
@@ -21,6 +25,8 @@ class Rule:
     name: str
     channel: str | None = None
     symbol: str | None = None
+    # Further facts that it is narrowed to: each is to contain the text given here.
+    only: dict[str, str] = field(default_factory=dict)
     # The share of what fits that is met.
     share: float = 1.0
     until: float = math.inf
@@ -29,13 +35,14 @@ class Rule:
     given: dict[str, Any] = field(default_factory=dict)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def fits(self, name: str, channel: str, symbol: str | None) -> bool:
-        """Return whether the rule is about this fault, channel and symbol."""
+    def fits(self, name: str, channel: str, symbol: str | None, facts: Mapping[str, str] = NO_FACTS) -> bool:
+        """Return whether the rule is about this fault, channel and symbol, and these facts."""
         return (
             self.name == name
             and self.left > 0
             and self.channel in {None, channel}
             and self.symbol in {None, symbol}
+            and all(text in facts.get(fact, "") for fact, text in self.only.items())
         )
 
     def describe(self) -> dict[str, Any]:
@@ -46,6 +53,7 @@ class Rule:
             "symbol": self.symbol,
             "seconds_left": None if math.isinf(self.until) else self.until - time.monotonic(),
             "count_left": None if math.isinf(self.left) else self.left,
+            **self.only,
             **({} if self.share == 1 else {"share": self.share}),
             **self.given,
         }
@@ -70,10 +78,14 @@ class FaultRules:
         """Return whether a fault of this name stands."""
         return any(rule.name == name for rule in self.standing())
 
-    def meet(self, name: str, channel: str, symbol: str | None = None) -> Rule | None:
-        """Return the standing fault that meets this channel and symbol, and count it."""
+    def meet(
+        self, name: str, channel: str, symbol: str | None = None, *, facts: Mapping[str, str] = NO_FACTS
+    ) -> Rule | None:
+        """Return the standing fault that meets this channel and symbol and these facts, and count it."""
         for rule in self._rules:
-            if rule.fits(name, channel, symbol) and (rule.share == 1 or self._rng.random() < rule.share):
+            if not rule.fits(name, channel, symbol, facts):
+                continue
+            if rule.share == 1 or self._rng.random() < rule.share:
                 rule.left -= 1
                 return rule
         return None

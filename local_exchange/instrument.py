@@ -97,6 +97,12 @@ class Side:
             if level is None or level[1] != f'["{price}","{size}"]':
                 self.put(place, price, size)
 
+    def sizes(self) -> Iterator[tuple[float, str, str]]:
+        """Return place, price and size of each level, best first."""
+        for place in self.places:
+            price, level = self.levels[place]
+            yield place, price, level[len(price) + 5 : -2]
+
     def window(self, depth: int) -> str:
         """Render the best levels, without the brackets round the list."""
         levels = self.levels
@@ -276,6 +282,10 @@ class Instrument:
         if depth not in self.feeds:
             self.feeds[depth] = Feed(self, depth)
         return self.feeds[depth]
+
+    def side(self, *, bid: bool) -> Side:
+        """Return one side of the book, as it is now."""
+        return self.bids if bid else self.asks
 
     def window(self, depth: int) -> tuple[str, str]:
         """Render the best bids and asks."""

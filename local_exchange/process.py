@@ -1,4 +1,4 @@
-"""The local exchange as a process of its own, for tests, benchmarks and launchers."""
+"""The local exchange as a process of its own, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 ROOT = Path(__file__).resolve().parent.parent
-READY = re.compile(r"listening on (ws://\S+), control on (http://\S+)")
+READY = re.compile(
+    r"listening on (ws://\S+), control on (http://\S+) \| REST on (http://\S+) \| private stream on (ws://\S+)"
+)
 
 
 class ControlError(RuntimeError):
-    """The control endpoint refused a request; the text is its answer."""
+    """The control interface refused a request; the text is its answer."""
 
 
 class ExchangeProcess:
@@ -35,7 +37,7 @@ class ExchangeProcess:
         ready = READY.match(self.process.stdout.readline() if self.process.stdout else "")
         if ready is None:
             raise RuntimeError(f"expected the exchange to start, it ended with {self.stop()}")
-        self.url, self.control_url = ready.groups()
+        self.url, self.control_url, self.rest_url, self.private_url = ready.groups()
 
     def __enter__(self) -> Self:
         return self
@@ -61,11 +63,11 @@ class ExchangeProcess:
         return self.process.returncode
 
     def get(self, path: str) -> Any:
-        """GET a path of the control endpoint, such as `/counters`."""
+        """GET a path of the control interface, such as `/counters`."""
         return self._request(path, None)
 
     def post(self, path: str, **given: Any) -> Any:
-        """POST to a path of the control endpoint, such as `/step`."""
+        """POST to a path of the control interface, such as `/step`."""
         return self._request(path, given)
 
     def fault(self, name: str, **given: Any) -> int:

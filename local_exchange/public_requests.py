@@ -158,7 +158,7 @@ class PublicRequests:
         exchange = self._exchange
         for topic, feed in feeds.items():
             if feed is None:
-                socket.silent_topics.add(topic)
+                socket.other_topics.add(topic)
                 continue
             if exchange.record is not None:
                 feed.tap = exchange.record.add
@@ -177,7 +177,7 @@ class PublicRequests:
             self._refuse(socket, "unsubscribe", req_id, str(refusal))
             return
         for topic in topics:
-            socket.silent_topics.discard(topic)
+            socket.other_topics.discard(topic)
             subscription = socket.subscriptions.pop(topic, None)
             if subscription is not None:
                 self._exchange.source.unsubscribe(subscription)

@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from local_exchange.instrument import DEPTHS, Feed, Instrument, Subscription, now_ms
+from local_exchange.instrument import DEPTHS, Feed, Instrument, Side, Subscription, now_ms
 from local_exchange.source import BATCH, Source
 
 if TYPE_CHECKING:
@@ -92,6 +92,11 @@ class Recorded(Instrument):
                     else:
                         side.remove(sign * float(price))
         self.unapplied.clear()
+
+    def side(self, *, bid: bool) -> Side:
+        """Return one side of the book, as it is now."""
+        self.catch_up()
+        return super().side(bid=bid)
 
     def window(self, depth: int) -> tuple[str, str]:
         """Render the best bids and asks of the book as it is now."""
@@ -271,6 +276,9 @@ class Replay(Source):
         instrument = _recorded(subscription.feed.instrument)
         if instrument.begun:
             subscription.feed.send_snapshot_to(subscription, instrument.ts if self.verbatim else now_ms())
+
+    def trade(self, instrument: Instrument, *, bid: bool, left: dict[float, str]) -> None:
+        """Leave the book as it was recorded: this market does not notice that somebody trades."""
 
     def repeat(self, feed: Feed) -> None:
         """Push the last update of a quiet topic again, unchanged if verbatim."""

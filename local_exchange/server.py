@@ -1,52 +1,47 @@
-"""The stand-in of Bybit's V5 public WebSocket: its connections, and the parts that serve them."""
+"""The stand-in of Bybit's V5 interface: the parts that serve it, started and stopped together."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
-from websockets.asyncio.server import Server, serve
-
-from local_exchange.client_socket import Socket
 from local_exchange.control import ControlInterface
 from local_exchange.faults import Faults
 from local_exchange.http_server import HttpServer
-from local_exchange.instrument import DEPTHS
 from local_exchange.player import Player
+from local_exchange.private.exchange import PrivateExchange
+from local_exchange.private.settings import PrivateSettings
+from local_exchange.private.stream import CHANNEL, PATH
 from local_exchange.public_requests import AnswerTiming, PublicRequests
 from local_exchange.record import Record
+from local_exchange.websocket_server import HOST, WebSocketServer
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from pathlib import Path
     from types import TracebackType
 
-    from websockets.asyncio.server import ServerConnection
-    from websockets.http11 import Request, Response
-
+    from local_exchange.client_socket import Socket
     from local_exchange.instrument import Feed
     from local_exchange.source import Source
 
-logger = logging.getLogger(__name__)
-
-HOST = "127.0.0.1"
-PATH = "/v5/public/"
 # What a clean stop waits for answers to its close frames.
 STOP_WAIT = 0.5
 
 
 class LocalExchange:
-    """Serves a source on `ws://127.0.0.1:<port>/v5/public/<channel>`, as long as it is entered.
+    """Serves a source as long as it is entered: WebSockets, REST, and the control interface.
 
     Args:
         source: the market to serve.
-        port: WebSocket port, 0 takes a free one.
-        control_port: port of the control endpoint (HTTP), 0 takes a free one.
+        port: of the WebSockets, 0 takes a free one.
+        control_port: of the control interface (HTTP), 0 takes a free one.
+        rest_port: of REST, 0 takes a free one.
         wait_for: the market begins when this many topics are subscribed.
         repeat_after: seconds after which a quiet depth-1 topic repeats itself; 0: never.
         record: file that gets every push written to a socket.
         answers: when subscriptions are answered; as on Bybit where left out.
+        private: the account of the private side.
     """
 
     def __init__(
@@ -55,13 +50,15 @@ class LocalExchange:
         *,
         port: int = 0,
         control_port: int = 0,
+        rest_port: int = 0,
         wait_for: int = 0,
         repeat_after: float = 3.0,
         record: Path | None = None,
         answers: AnswerTiming | None = None,
+        private: PrivateSettings | None = None,
     ) -> None:
+        answers = answers or AnswerTiming()
         self.source = source
-        self.port = port
         self.control_port = control_port
         self.faults = Faults(self)
         self.sockets: dict[int, Socket] = {}
@@ -73,28 +70,44 @@ class LocalExchange:
         # The file of `--record`, once the exchange is entered.
         self.record: Record | None = None
         self._record_path = record
-        self._requests = PublicRequests(self, answers or AnswerTiming())
+        self._requests = PublicRequests(self, answers)
+        self.private = PrivateExchange(
+            source,
+            private or PrivateSettings(),
+            port=rest_port,
+            sockets=lambda: list(self.sockets.values()),
+            answer_delay=answers.delay,
+            public_faults=self.faults,
+            background=self.background,
+        )
+        self._websockets = WebSocketServer(port, self.faults, self.counters, self._serve)
         self._control = HttpServer(ControlInterface(self).app())
-        self._server: Server | None = None
-        # Held while the port is opened or closed.
-        self._listening = asyncio.Lock()
-        self._closed_servers: list[Server] = []
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._raw_sockets: set[Socket] = set()
 
     @property
     def url(self) -> str:
-        """Base URL: what BYBIT_WS_URL is set to."""
-        return f"ws://{HOST}:{self.port}"
+        """Base URL of the public WebSockets: what BYBIT_WS_URL is set to."""
+        return f"ws://{HOST}:{self._websockets.port}"
+
+    @property
+    def private_url(self) -> str:
+        """URL of the private WebSocket."""
+        return f"{self.url}{PATH}"
+
+    @property
+    def rest_url(self) -> str:
+        """Base URL of REST: what BYBIT_REST_URL is set to."""
+        return f"http://{HOST}:{self.private.port}"
 
     @property
     def control_url(self) -> str:
-        """Base URL of the control endpoint."""
+        """Base URL of the control interface."""
         return f"http://{HOST}:{self.control_port}"
 
     async def __aenter__(self) -> Self:
         self.failure = asyncio.get_running_loop().create_future()
         await self.start_listening()
+        await self.private.listen()
         self.control_port = await self._control.start(HOST, self.control_port)
         if self._record_path is not None:
             self.record = Record(self._record_path)
@@ -115,13 +128,12 @@ class LocalExchange:
         closing = [asyncio.ensure_future(one.close(1001)) for one in self.sockets.values()]
         for one in list(self.sockets.values()):
             one.end()
+        await self.private.stop()
         if closing:
             await asyncio.wait(closing, timeout=STOP_WAIT)
-        for one in list(self._raw_sockets):
-            one.transport.abort()
+        self._websockets.abort()
         await asyncio.gather(*closing, *self._tasks, return_exceptions=True)
-        for server in self._closed_servers:
-            await server.wait_closed()
+        await self._websockets.wait_closed()
         if self.record is not None:
             self.record.close()
         if self.failure.done():
@@ -141,77 +153,25 @@ class LocalExchange:
         if error is not None and not self.failure.done():
             self.failure.set_exception(error)
 
-    # Connections.
-
     async def start_listening(self) -> None:
         """Accept connections on the WebSocket port."""
-        async with self._listening:
-            if self._server is None:
-                await self._listen()
-
-    async def _listen(self) -> None:
-        self._server = await serve(
-            self._serve,
-            HOST,
-            self.port,
-            process_request=self._process_request,
-            compression=None,
-            open_timeout=None,
-            ping_interval=None,
-            max_size=1 << 20,
-            create_connection=self._connection,  # type: ignore[arg-type]  # any callable does
-        )
-        self.port = next(iter(self._server.sockets)).getsockname()[1]
+        await self._websockets.start()
 
     async def stop_listening(self) -> None:
-        """Refuse new connections; those that are open stay."""
-        async with self._listening:
-            if self._server is None:
-                return
-            server, self._server = self._server, None
-            server.close(close_connections=False)
-            self._closed_servers.append(server)
-            # The port is closed by a task that this made.
-            while server.is_serving():
-                await asyncio.sleep(0)
-            await asyncio.sleep(0)
+        """Refuse new connections on the WebSocket port; those that are open stay."""
+        await self._websockets.stop()
 
-    def _connection(self, *args: Any, **kwargs: Any) -> Socket:
-        socket = Socket(*args, **kwargs)
-        self._raw_sockets.add(socket)
-        socket.connection_lost_waiter.add_done_callback(lambda _: self._raw_sockets.discard(socket))
-        return socket
-
-    async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
-        path = request.path.partition("?")[0]
-        channel = path.removeprefix(PATH)
-        if not path.startswith(PATH) or channel not in DEPTHS:
-            self.counters["refused"] += 1
-            return connection.respond(404, f"{path} is not served\n")
-        cast("Socket", connection).channel = channel
-        hanging = self.faults.meet("hang_handshake", channel)
-        if hanging is not None:
-            ended = asyncio.ensure_future(hanging.ended.wait())
-            either: set[asyncio.Future[Any]] = {ended, connection.connection_lost_waiter}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            ended.cancel()
-        refusing = self.faults.meet("refuse_handshake", channel)
-        if refusing is not None:
-            self.counters["refused"] += 1
-            return connection.respond(refusing.given["status"], "refused\n")
-        return None
-
-    async def _serve(self, connection: ServerConnection) -> None:
-        socket = cast("Socket", connection)
+    async def _serve(self, socket: Socket) -> None:
         self.counters["opened"] += 1
         socket.number = self.counters["opened"]
         socket.no_pong = self.faults.meet("no_pong", socket.channel) is not None
         socket.no_close_answer = self.faults.meet("no_close_answer", socket.channel) is not None
         socket.on_end = self._forget
         self.sockets[socket.number] = socket
+        answer = self.private.stream.answer if socket.channel == CHANNEL else self._requests.answer
         try:
             async for message in socket:
-                self._requests.answer(socket, message)
+                answer(socket, message)
         finally:
             socket.end()
 

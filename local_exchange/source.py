@@ -96,6 +96,16 @@ class Source(ABC):
         """Take up a change in the set of topics that are listened to."""
         instrument.follow(instrument.used_feeds())
 
+    @abstractmethod
+    def trade(self, instrument: Instrument, *, bid: bool, left: dict[float, str]) -> None:
+        """Take away what was traded.
+
+        Args:
+            instrument: whose book was traded on.
+            bid: the side whose levels were taken.
+            left: by place, the size that a level has left as it is written, "" where it is gone.
+        """
+
     def repeat(self, feed: Feed) -> None:
         """Push the last update of a quiet topic again."""
         feed.repeat(self.stamp())

@@ -48,6 +48,33 @@ class _Base:
         self.swings = True
         self.size = float(size)
 
+    def walk(self, rng: random.Random, *, crossing: bool, swings: float, with_premium: bool) -> int:
+        """Move the fair price, and return where a leg should be: see `SyntheticMarket`."""
+        self.pushes += 1
+        draw = rng.random()
+        if draw < 0.1:
+            self.fair += 1 if draw < 0.05 else -1
+        if not crossing:
+            self.fair = min(max(self.fair, self.start - CALM_STEPS), self.start + CALM_STEPS)
+            return self.fair
+        if not with_premium:
+            return self.fair
+        if swings < 1 and self.pushes // PREMIUM_PERIOD != self.period:
+            self.period = self.pushes // PREMIUM_PERIOD
+            self.swings = rng.random() < swings
+        if not self.swings:
+            return self.fair
+        swing = math.sin(2 * math.pi * self.pushes / PREMIUM_PERIOD)
+        return self.fair + round(PREMIUM_STEPS * swing)
+
+
+def _base(number: int) -> _Base:
+    if number == 1:
+        return _Base("BTC", "64000", "0.10", "0.08")
+    if number == 2:
+        return _Base("ETH", "3200", "0.01", "1.5")
+    return _Base(f"T{number:03}", str(100 + 7 * (number % 400)), "0.01", "20")
+
 
 class _Leg:
     """An instrument of a base: how its numbers are written, and how its book moves.
@@ -185,12 +212,7 @@ class SyntheticMarket(Source):
         self._newest = now_ms()
 
     def _add_base(self, number: int) -> None:
-        if number == 1:
-            base = _Base("BTC", "64000", "0.10", "0.08")
-        elif number == 2:
-            base = _Base("ETH", "3200", "0.01", "1.5")
-        else:
-            base = _Base(f"T{number:03}", str(100 + 7 * (number % 400)), "0.01", "20")
+        base = _base(number)
         name = base.name
         self._add_leg("spot", f"{name}USDT", base)
         self._add_leg("linear", f"{name}PERP", base, with_premium=True)
@@ -202,21 +224,19 @@ class SyntheticMarket(Source):
 
     def _add_leg(self, channel: str, symbol: str, base: _Base, *, with_premium: bool = False) -> None:
         instrument = Instrument(channel, symbol)
+        half = 0 if self.crossing else CALM_STEPS + 1
         self.instruments[channel, symbol] = instrument
         self._legs[channel, symbol] = _Leg(
-            instrument,
-            base,
-            self._rng,
-            with_premium=with_premium,
-            levels=self.levels,
-            half=0 if self.crossing else CALM_STEPS + 1,
+            instrument, base, self._rng, with_premium=with_premium, levels=self.levels, half=half
         )
 
     def _push(self, leg: _Leg, ts: int) -> None:
         """Move a leg one update on, and push it."""
         ts = self._newest = max(self._newest, ts)
         instrument = leg.instrument
-        target = self._target(leg)
+        target = leg.base.walk(
+            self._rng, crossing=self.crossing, swings=self.swings, with_premium=leg.with_premium
+        )
         if target != leg.middle:
             leg.move(up=target > leg.middle)
         # The best level of one side always changes, so that depth 1 has a push each time.
@@ -231,26 +251,6 @@ class SyntheticMarket(Source):
         instrument.seq += 3 + int(rng.random() * 30)
         instrument.cts = max(instrument.cts, ts - 1)
         instrument.push_changes(ts)
-
-    def _target(self, leg: _Leg) -> int:
-        """Move the fair price of the base, and return where the leg should be."""
-        base = leg.base
-        base.pushes += 1
-        draw = self._rng.random()
-        if draw < 0.1:
-            base.fair += 1 if draw < 0.05 else -1
-        if not self.crossing:
-            base.fair = min(max(base.fair, base.start - CALM_STEPS), base.start + CALM_STEPS)
-            return base.fair
-        if not leg.with_premium:
-            return base.fair
-        if self.swings < 1 and base.pushes // PREMIUM_PERIOD != base.period:
-            base.period = base.pushes // PREMIUM_PERIOD
-            base.swings = self._rng.random() < self.swings
-        if not base.swings:
-            return base.fair
-        swing = math.sin(2 * math.pi * base.pushes / PREMIUM_PERIOD)
-        return base.fair + round(PREMIUM_STEPS * swing)
 
     def play(self, now: float) -> float | None:
         """Push the instruments in turn, evenly spread over time."""
@@ -309,6 +309,19 @@ class SyntheticMarket(Source):
         instrument.bids.replace((-float(price), price, size) for price, size in bids)
         instrument.asks.replace((float(price), price, size) for price, size in asks)
         self.follow(instrument)
+        self._push_book(instrument)
+
+    def trade(self, instrument: Instrument, *, bid: bool, left: dict[float, str]) -> None:
+        """Take away what was traded, and push it; a book that walks fills up again by itself."""
+        side = instrument.side(bid=bid)
+        for place, size in left.items():
+            if size:
+                side.put(place, side.levels[place][0], size)
+            else:
+                side.remove(place)
+        self._push_book(instrument)
+
+    def _push_book(self, instrument: Instrument) -> None:
         instrument.seq += 3
         ts = self.stamp()
         instrument.cts = ts

@@ -523,7 +523,7 @@ def test_protocol_ping_and_close_are_answered(quiet: ExchangeProcess) -> None:
     until(lambda: quiet.get("/counters")["open"] == 0, "socket forgotten")
 
 
-@pytest.mark.parametrize("path", ["/v5/private", "/v5/public/margin", "/v5/public", "/"])
+@pytest.mark.parametrize("path", ["/v5/trade", "/v5/public/private", "/v5/public/margin", "/v5/public", "/"])
 def test_other_paths_are_not_found(quiet: ExchangeProcess, path: str) -> None:
     url = quiet.url + path
     with pytest.raises(InvalidStatus) as refusal:

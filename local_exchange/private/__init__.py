@@ -1,0 +1,1 @@
+"""The private side of the local exchange: accounts, orders, REST and the private stream."""
