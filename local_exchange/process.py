@@ -66,11 +66,11 @@ class ExchangeProcess:
         """GET a path of the control interface, such as `/counters`."""
         return self._request(path, None)
 
-    def post(self, path: str, **given: Any) -> Any:
+    def post(self, path: str, /, **given: Any) -> Any:
         """POST to a path of the control interface, such as `/step`."""
         return self._request(path, given)
 
-    def fault(self, name: str, **given: Any) -> int:
+    def fault(self, name: str, /, **given: Any) -> int:
         """Switch a fault, and return how many sockets, topics or rules it touched."""
         matched: int = self.post(f"/faults/{name}", **given)["matched"]
         return matched

@@ -96,6 +96,8 @@ class _Leg:
         self.base = base
         self.with_premium = with_premium
         self.middle = base.fair
+        # Whether levels were traded away that are not there again.
+        self.is_thin = False
         self._rng = rng
         self._levels = levels
         self._half = half
@@ -153,6 +155,19 @@ class _Leg:
             self._put(best_ask - 1, bid=False)
             self._remove(worst_ask, bid=False)
             self.middle = middle - 1
+
+    def refill(self) -> None:
+        """Put the best missing level of each side back."""
+        self.is_thin = False
+        for bid in (True, False):
+            for depth in range(self._levels):
+                step = self.middle + (-self._half - depth if bid else 1 + self._half + depth)
+                place = self._price(step)[0]
+                side, place = (self.instrument.bids, -place) if bid else (self.instrument.asks, place)
+                if place not in side.levels:
+                    self._put(step, bid=bid)
+                    self.is_thin = True
+                    break
 
     def resize(self, depth: int, *, bid: bool) -> None:
         """Give the level this deep in the book another size; one that was traded away is there again."""
@@ -239,6 +254,8 @@ class SyntheticMarket(Source):
         )
         if target != leg.middle:
             leg.move(up=target > leg.middle)
+        if leg.is_thin:
+            leg.refill()
         # The best level of one side always changes, so that depth 1 has a push each time.
         rng = self._rng
         leg.resize(0, bid=rng.random() < 0.5)
@@ -319,6 +336,9 @@ class SyntheticMarket(Source):
                 side.put(place, side.levels[place][0], size)
             else:
                 side.remove(place)
+        leg = self._legs.get((instrument.channel, instrument.symbol))
+        if leg is not None:
+            leg.is_thin = True
         self._push_book(instrument)
 
     def _push_book(self, instrument: Instrument) -> None:

@@ -78,6 +78,11 @@ class OrderDesk:
         handle = asyncio.get_running_loop().call_later(seconds, act)
         self._matching.add(handle)
 
+    @property
+    def waiting(self) -> int:
+        """How many orders wait to be matched."""
+        return len(self._matching)
+
     def stop(self) -> None:
         """Match nothing more."""
         for handle in self._matching:

@@ -146,6 +146,7 @@ class PrivateExchange:
         return {
             **self.store.counters(),
             "bad_signatures": self.signatures.refused,
+            "orders_waiting": self.desk.waiting,
             "pushes": self.stream.sent,
             "limits": self.limits.describe(),
         }
