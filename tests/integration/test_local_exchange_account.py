@@ -53,10 +53,8 @@ def trader(quiet: ExchangeProcess) -> Iterator[Trader]:
         trader.set_book(category, BIDS, ASKS)
     yield trader
     quiet.fault("clear")
-    size = trader.position()
-    if size:
-        trader.set_book("linear", BIDS, ASKS)
-        trader.trade(side="Sell" if size > 0 else "Buy", qty=str(abs(size)))
+    trader.set_book("linear", BIDS, ASKS)
+    trader.flatten()
 
 
 def amounts(row: Message, *names: str) -> list[Decimal]:

@@ -41,11 +41,8 @@ def trader(exchange: ExchangeProcess) -> Iterator[Trader]:
         trader.set_book(category, BIDS, ASKS)
     yield trader
     exchange.fault("clear")
-    for category in ("linear", "spot"):
-        trader.set_book(category, BIDS, ASKS)
-    size = trader.position()
-    if size:
-        trader.trade(side="Sell" if size > 0 else "Buy", qty=str(abs(size)))
+    trader.set_book("linear", BIDS, ASKS)
+    trader.flatten()
 
 
 def attempt(trader: Trader, link_id: str, **order: Any) -> str:

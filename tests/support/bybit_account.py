@@ -136,6 +136,14 @@ class Trader:
         ]
         return sum(sizes, Decimal(0))
 
+    def flatten(self) -> None:
+        """Wait until every order is matched, and close the position."""
+        counters = self.exchange.get
+        until(lambda: counters("/counters")["private"]["orders_waiting"] == 0, "every order matched")
+        size = self.position()
+        if size:
+            self.trade(side="Sell" if size > 0 else "Buy", qty=str(abs(size)))
+
     def set_book(self, category: str, bids: list[list[str]], asks: list[list[str]]) -> None:
         """Set the book of the pair's leg."""
         symbol = "BTCPERP" if category == "linear" else "BTCUSDT"
