@@ -176,7 +176,7 @@ class ControlInterface:
         pace = given.get("pace")
         if not isinstance(pace, int | float) or pace < 0:
             raise HTTPException(400, f"expected a pace of at least 0, was {pace}")
-        self._exchange.source.set_pace(float(pace))
+        self._exchange.source.set_rate(float(pace))
         return {"pace": float(pace)}
 
 

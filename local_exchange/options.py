@@ -90,12 +90,13 @@ id), share (of what fits), count and seconds; those of requests by path, "*" for
   http {status, taken}, not_json|json_list|json_null|empty_object {taken},
   rate_limit {header: with|without|past}
   late_fill {ms}, part_fill {part}, no_fill, reject_after_accept {reason, part}, order_lag {ms}
-  private_repeat, private_shuffle {ms}, private_delay {ms}, auth_refused
+  private_repeat, private_shuffle {ms}, private_delay {ms}, private_no_fees, auth_refused
   private_drop {how, code, seconds}, private_silence {seconds}, private_restart {seconds},
   realtime_wiped, clock {ms}
   deposit {coin, amount}, manual_trade {channel, symbol, side, qty, position_idx},
   funding {symbol, rate}, settle_session {symbol}, adl {symbol, qty}, liquidate {symbol}
-  hedge_mode {on}, isolated {on}, no_money {coin, on}, no_loan {seconds},
+  hedge_mode {on}, isolated {on}, no_money {coin, on}, no_loan {seconds}, extra_fee {rate},
+  fee_coin {coin, price},
   status {channel, symbol, status},
   rules {channel, symbol, step, tick, least_qty, least_value, most_qty}
 """

@@ -70,7 +70,7 @@ class Player:
             wait = source.play(time.monotonic() - self._paused)
             if wait is None:
                 break
-            if not source.paced:
+            if not source.timed:
                 await self._until_read()
             await asyncio.sleep(max(wait, TICK) if wait else 0)
         self.finished = True

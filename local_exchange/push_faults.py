@@ -86,7 +86,7 @@ class PushFaults(FaultSwitches):
         return len(feeds)
 
     async def snapshot(self, *, channel: str | None = None, symbol: str | None = None) -> int:
-        """Push a snapshot that nobody asked for."""
+        """Push an unsolicited snapshot."""
         feeds = self._feeds(channel, symbol)
         for feed in feeds:
             feed.publish_snapshot(self._exchange.source.stamp())
@@ -119,7 +119,7 @@ class PushFaults(FaultSwitches):
         return len(feeds)
 
     async def delete_absent(self, *, channel: str | None = None, symbol: str | None = None) -> int:
-        """Push a removal of a level that no client holds (not on depth 1)."""
+        """Push a removal of a level that clients do not hold (not on depth 1)."""
         feeds = [f for f in self._feeds(channel, symbol) if f.depth > 1 and f.instrument.asks.places]
         for feed in feeds:
             asks = feed.instrument.asks

@@ -125,7 +125,7 @@ class Replay(Source):
     def __init__(self, path: Path, *, speed: float = 1.0, once: bool = False, verbatim: bool = False) -> None:
         super().__init__()
         self.speed = speed
-        self.paced = speed > 0
+        self.timed = speed > 0
         self.once = once or verbatim
         self.verbatim = verbatim
         if verbatim:
@@ -248,10 +248,10 @@ class Replay(Source):
         if feed.subscriptions:
             feed.publish(line.kind, line.bids, line.asks, ts)
 
-    def set_pace(self, pace: float) -> None:
+    def set_rate(self, rate: float) -> None:
         """Change the speed from the present position on."""
-        self.speed = pace
-        self.paced = pace > 0
+        self.speed = rate
+        self.timed = rate > 0
         self._origin = None
         if self.position < len(self.lines):
             self._from = self.lines[self.position].seconds
@@ -267,7 +267,7 @@ class Replay(Source):
         recorded.follow(feed for feed in recorded.used_feeds() if feed.depth not in recorded.recorded)
 
     def renew(self, feed: Feed) -> None:
-        """Give a topic that was not listened to the next update id, unless it is recorded."""
+        """Give a topic that had no sockets the next update id, unless it is recorded."""
         if not self.verbatim:
             super().renew(feed)
 

@@ -17,8 +17,8 @@ BATCH = 64
 class Source(ABC):
     """A market: what is traded, and a player that makes the pushes when they are due."""
 
-    # A source that is not paced gives as much as the sockets take.
-    paced = True
+    # Whether pushes fall due at times; where not, the source gives as much as the sockets take.
+    timed = True
     # Whether the messages go out exactly as recorded.
     verbatim = False
     # How often it has begun again from its first push.
@@ -36,7 +36,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def set_pace(self, pace: float) -> None:
+    def set_rate(self, rate: float) -> None:
         """Change the rate or the speed."""
 
     def depths(self, instrument: Instrument) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ class Source(ABC):
     def subscribe(self, feed: Feed, socket: int, write: Callable[[bytes], None]) -> Subscription:
         """Add a socket to a topic; its first push is to be sent by `open`."""
         if not feed.subscriptions:
-            # Nobody listened, so updates may have been missed that no `u` was spent on.
+            # While it had no sockets, updates may have been missed that no `u` was spent on.
             self.renew(feed)
             feed.begun = False
         subscription = Subscription(feed, socket, write)
@@ -89,11 +89,11 @@ class Source(ABC):
         self.follow(feed.instrument)
 
     def renew(self, feed: Feed) -> None:
-        """Give a topic that was not listened to the next update id."""
+        """Give a topic that had no sockets the next update id."""
         feed.u += 1
 
     def follow(self, instrument: Instrument) -> None:
-        """Take up a change in the set of topics that are listened to."""
+        """Take up a change in the set of topics that have sockets."""
         instrument.follow(instrument.used_feeds())
 
     @abstractmethod

@@ -28,7 +28,7 @@ PREMIUM_PERIOD = 400
 CALM_STEPS = 5
 # Farther behind than this, the market goes on from now instead of catching up.
 LATENESS = 1.0
-# How often a market that nobody listens to is looked at again.
+# How often a market without sockets is looked at again, in seconds.
 IDLE = 0.02
 SIZES = 997
 
@@ -186,11 +186,11 @@ def _unpadded(text: str) -> str:
 
 
 class SyntheticMarket(Source):
-    """Pairs of instruments, each pushed `rate` times a second while somebody listens.
+    """Pairs of instruments, each pushed `rate` times a second while somebody is subscribed.
 
     Args:
         pairs: spot/linear pairs: BTCUSDT/BTCPERP, ETHUSDT/ETHPERP, T003USDT/T003PERP, ...
-        rate: pushes a second of each instrument that is listened to; 0: only by `step` and
+        rate: pushes a second of each instrument that is subscribed; 0: only by `step` and
             `set_book`.
         levels: levels that the book holds on each side.
         changes: levels that change at each push, moves of the price not counted.
@@ -218,7 +218,7 @@ class SyntheticMarket(Source):
         self.swings = swings
         self._rng = random.Random(seed)  # noqa: S311 - a market, not a secret
         self._legs: dict[tuple[str, str], _Leg] = {}
-        self._listened: list[_Leg] = []
+        self._walking: list[_Leg] = []
         self._turn = 0
         self._credit = 0.0
         self._last: float | None = None
@@ -273,33 +273,36 @@ class SyntheticMarket(Source):
         """Push the instruments in turn, evenly spread over time."""
         if self._last is None:
             self._last = now
-        pace = self.rate * len(self._listened)
-        if not pace:
+        rate = self.rate * len(self._walking)
+        if not rate:
             self._last = now
             return IDLE
-        self._credit = min(self._credit + (now - self._last) * pace, LATENESS * pace + 1)
+        self._credit = min(self._credit + (now - self._last) * rate, LATENESS * rate + 1)
         self._last = now
         ts = now_ms()
         for _ in range(min(int(self._credit), BATCH)):
             self._credit -= 1
-            self._turn = (self._turn + 1) % len(self._listened)
+            self._turn = (self._turn + 1) % len(self._walking)
             # Late or not, it was made when it was due: that is what tells the order of two streams.
-            self._push(self._listened[self._turn], ts - int(self._credit / pace * 1000))
-        return max(0.0, (1 - self._credit) / pace)
+            self._push(self._walking[self._turn], ts - int(self._credit / rate * 1000))
+        return max(0.0, (1 - self._credit) / rate)
 
     def stamp(self) -> int:
         """Return the time of day, but nothing before the newest push: time does not go back."""
         self._newest = max(self._newest, now_ms())
         return self._newest
 
-    def set_pace(self, pace: float) -> None:
+    def set_rate(self, rate: float) -> None:
         """Change the pushes a second of each instrument."""
-        self.rate = pace
+        self.rate = rate
 
     def follow(self, instrument: Instrument) -> None:
-        """Walk only what is listened to."""
+        """Walk only what has sockets, and what was traded on."""
         super().follow(instrument)
-        self._listened = [leg for leg in self._legs.values() if leg.instrument.following]
+        self._choose_walking()
+
+    def _choose_walking(self) -> None:
+        self._walking = [leg for leg in self._legs.values() if leg.instrument.following or leg.is_thin]
 
     def step(self, channel: str, symbol: str, count: int = 1) -> None:
         """Make the next pushes of one instrument now.
@@ -339,6 +342,7 @@ class SyntheticMarket(Source):
         leg = self._legs.get((instrument.channel, instrument.symbol))
         if leg is not None:
             leg.is_thin = True
+            self._choose_walking()
         self._push_book(instrument)
 
     def _push_book(self, instrument: Instrument) -> None:
@@ -373,7 +377,7 @@ class SyntheticMarket(Source):
         for number in range(pushes):
             yield from made
             made.clear()
-            self._push(self._listened[number % len(self._listened)], self.stamp())
+            self._push(self._walking[number % len(self._walking)], self.stamp())
         yield from made
         for subscription in subscriptions:
             self.unsubscribe(subscription)

@@ -181,6 +181,19 @@ class ConditionFaults(AccountFaults):
         blocked.add(coin) if on else blocked.discard(coin)
         return 1
 
+    async def extra_fee(self, *, rate: str) -> int:
+        """Take a tax of this rate on top of the fee of linear trades (`extraFees`)."""
+        self._exchange.account.extra_fee = _decimal("rate", rate)
+        return 1
+
+    async def fee_coin(self, *, coin: str, price: str) -> int:
+        """Take spot fees in another coin at this price in USD, as with the MNT discount."""
+        amount = _decimal("price", price)
+        if amount <= 0:
+            raise FaultError(f"expected price to be above 0, was {price}")
+        self._exchange.account.discount_coin = (coin, amount)
+        return 1
+
     async def status(self, *, channel: str, symbol: str, status: str) -> int:
         """Give an instrument another status."""
         check_choice("status", status, STATUSES)
@@ -251,6 +264,7 @@ class ConditionFaults(AccountFaults):
         account = exchange.account
         account.hedge_mode = account.isolated = False
         account.blocked_coins.clear()
+        account.extra_fee, account.discount_coin = Decimal(0), None
         exchange.clock.offset_ms = 0
         exchange.rule_book.reset()
         exchange.limits.forgive()

@@ -90,6 +90,16 @@ class Position:
         self.cost = EXACT.add(self.cost, times(quantity, price))
 
 
+@dataclass(frozen=True)
+class LinearResult:
+    """What a trade of a linear contract cost, and what it realised."""
+
+    fee: Decimal
+    # Tax on top of the fee.
+    extra: Decimal
+    profit: Decimal
+
+
 @dataclass
 class Account:
     """Wallets, positions, and how the account is set."""
@@ -101,6 +111,10 @@ class Account:
     positions: dict[tuple[str, int], Position] = field(default_factory=dict)
     hedge_mode: bool = False
     isolated: bool = False
+    # A tax on top of the fee of linear trades, as a fraction; see the fault `extra_fee`.
+    extra_fee: Decimal = Decimal(0)
+    # Coin in which spot fees are taken, and its price; None: base coin of a buy, quote coin of a sale.
+    discount_coin: tuple[str, Decimal] | None = None
     # Coins that every order finds missing; see the fault `no_money`.
     blocked_coins: set[str] = field(default_factory=set)
 
@@ -121,33 +135,36 @@ class Account:
         """Return whether a contract is in hedge mode; USDC contracts never are."""
         return self.hedge_mode and not rules.is_usdc_perpetual
 
-    def book_spot(self, rules: InstrumentRules, *, buy: bool, price: Decimal, size: Decimal) -> Decimal:
-        """Book a spot trade as taker, and return its fee: base coin of a buy, quote coin of a sale.
+    def book_spot(
+        self, rules: InstrumentRules, *, buy: bool, price: Decimal, size: Decimal
+    ) -> tuple[Decimal, str]:
+        """Book a spot trade as taker, and return its fee and the coin of the fee.
 
-        It is not rounded; see https://bybit-exchange.github.io/docs/v5/enum, spot fee currency.
+        Base coin of a buy, quote coin of a sale, and not rounded; see
+        https://bybit-exchange.github.io/docs/v5/enum, spot fee currency. With a discount another coin pays.
         """
         value = times(price, size)
         rate = self.settings.taker_fees["spot"]
-        base, quote = self.wallet(rules.base), self.wallet(rules.quote)
-        if buy:
-            fee = times(size, rate)
-            base.add(EXACT.subtract(size, fee))
-            quote.add(-value)
-        else:
-            fee = times(value, rate)
-            base.add(-size)
-            quote.add(EXACT.subtract(value, fee))
-        return fee
+        fee, coin = (times(size, rate), rules.base) if buy else (times(value, rate), rules.quote)
+        if self.discount_coin is not None:
+            coin, coin_price = self.discount_coin
+            fee = to_satoshi(times(value, rate) / coin_price)
+        self.wallet(rules.base).add(size if buy else -size)
+        self.wallet(rules.quote).add(-value if buy else value)
+        self.wallet(coin).add(-fee)
+        return fee, coin
 
     def book_linear(
         self, rules: InstrumentRules, *, buy: bool, price: Decimal, size: Decimal, idx: int
-    ) -> tuple[Decimal, Decimal]:
-        """Book a trade of a linear contract as taker; return its fee and the profit that it realises."""
-        fee = to_satoshi(times(times(price, size), self.settings.taker_fees["linear"]))
+    ) -> LinearResult:
+        """Book a trade of a linear contract as taker, and return what it cost and brought."""
+        value = times(price, size)
+        fee = to_satoshi(times(value, self.settings.taker_fees["linear"]))
+        extra = to_satoshi(times(value, self.extra_fee))
         position = self.position(rules.symbol, idx)
         profit = position.trade(size if buy else -size, price)
-        self.settle(position, rules.quote, EXACT.subtract(profit, fee))
-        return fee, profit
+        self.settle(position, rules.quote, EXACT.subtract(profit, EXACT.add(fee, extra)))
+        return LinearResult(fee, extra, profit)
 
     def settle(self, position: Position, coin: str, amount: Decimal) -> None:
         """Pay a result of a position into the wallet of its coin."""

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from local_exchange.private.account_checks import closable_by
+from local_exchange.private.accounts import LinearResult
 from local_exchange.private.decimals import floor_to
 from local_exchange.private.matching import NOTHING, Match, walk, would_trade
 from local_exchange.private.orders import Execution, Order
@@ -75,16 +76,15 @@ class Matcher:
         rules, account, now = order.rules, self.account, self.clock.ns()
         rate = account.settings.taker_fees[order.category]
         leaves = order.unfilled - (price * size if order.in_quote else size)
-        profit = closed = Decimal(0)
+        result, closed = LinearResult(Decimal(0), Decimal(0), Decimal(0)), Decimal(0)
         if order.category == "spot":
-            fee = account.book_spot(rules, buy=order.is_buy, price=price, size=size)
-            coin = rules.base if order.is_buy else rules.quote
+            fee, coin = account.book_spot(rules, buy=order.is_buy, price=price, size=size)
         else:
             idx = order.position_idx
             position = account.position(rules.symbol, idx)
             closed = min(size, closable_by(position, is_buy=order.is_buy))
-            fee, profit = account.book_linear(rules, buy=order.is_buy, price=price, size=size, idx=idx)
-            coin = rules.quote
+            result = account.book_linear(rules, buy=order.is_buy, price=price, size=size, idx=idx)
+            fee, coin = result.fee, rules.quote
             position.created_ms = position.created_ms or now // 1_000_000
             position.updated_ms, position.seq = now // 1_000_000, seq
         execution = Execution(
@@ -99,8 +99,10 @@ class Matcher:
             seq=seq,
             time_ms=now // 1_000_000,
             time_ns=now,
-            profit=profit,
+            profit=result.profit,
             closed=closed,
+            extra_fee=result.extra,
+            extra_rate=account.extra_fee,
         )
         self.store.add_execution(order, execution)
         account.prices.traded(order.category, rules.symbol, price)
@@ -113,7 +115,7 @@ class Matcher:
         elif not order.in_quote and order.unfilled <= 0 and order.executions:
             self.close(order, "Filled", "EC_NoError")
         elif order.time_in_force in {"GTC", "PostOnly"} and order.qty:
-            # It rests, and nobody ever takes it.
+            # It rests, and is never filled.
             order.status = "PartiallyFilled" if order.executions else "New"
             order.updated_ms = self.clock.ms()
         elif not found.fills:

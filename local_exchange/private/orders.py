@@ -38,6 +38,9 @@ class Execution:
     # What a linear execution realised.
     profit: Decimal = Decimal(0)
     closed: Decimal = Decimal(0)
+    # Tax on top of the fee, and its rate.
+    extra_fee: Decimal = Decimal(0)
+    extra_rate: Decimal = Decimal(0)
     kind: str = "Trade"
 
     @property
@@ -260,9 +263,24 @@ def execution_row(order: Order, execution: Execution) -> dict[str, Any]:
         "marketUnit": order.market_unit,
         "execPnl": plain(execution.profit) if linear else "",
         **({"createType": "CreateByUser"} if linear else {}),
-        "extraFees": "",
+        "extraFees": _extra_fees(execution),
         "feeCurrency": execution.fee_coin,
     }
+
+
+def _extra_fees(execution: Execution) -> str | list[dict[str, str]]:
+    """Return the taxes of an execution as a list, "" where there are none."""
+    if not execution.extra_fee:
+        return ""
+    return [
+        {
+            "feeCoin": execution.fee_coin,
+            "feeType": "GST",
+            "subFeeType": "IND_GST",
+            "feeRate": plain(execution.extra_rate),
+            "fee": plain(execution.extra_fee),
+        }
+    ]
 
 
 def fast_row(order: Order, execution: Execution) -> dict[str, Any]:

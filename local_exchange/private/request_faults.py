@@ -154,6 +154,10 @@ class StreamFaults(StandingFaults):
         check_numbers(ms=ms)
         return self._stream("private_delay", narrow, ms=ms)
 
+    async def private_no_fees(self, **narrow: Any) -> int:
+        """Push orders with an empty `cumFeeDetail`, as seen on testnet: executions alone have the fees."""
+        return self._stream("private_no_fees", narrow)
+
     async def auth_refused(self, **narrow: Any) -> int:
         """Refuse to authenticate."""
         return self._stream("auth_refused", narrow)

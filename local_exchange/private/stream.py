@@ -14,13 +14,13 @@ import random
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from local_exchange.private.pushes import Push
 from local_exchange.requests import dump, echoed
 
 if TYPE_CHECKING:
     from local_exchange.client_socket import Socket
     from local_exchange.fault_rules import FaultRules
     from local_exchange.private.api import ExchangeClock
-    from local_exchange.private.pushes import Push
     from local_exchange.private.settings import PrivateSettings
     from local_exchange.private.signatures import Signatures
 
@@ -153,11 +153,18 @@ class PrivateStream:
         # Timers of the event loop are whole milliseconds.
         now = asyncio.get_running_loop().time() + 0.001
         while self._due and self._due[0][0] <= now:
-            push = heapq.heappop(self._due)[2]
+            push = self._spoil(heapq.heappop(self._due)[2])
             times = 2 if self._faults.meet("private_repeat", CHANNEL) is not None else 1
             for socket in list(self._sockets()):
                 self._push_to(socket, push, times)
         self._schedule()
+
+    def _spoil(self, push: Push) -> Push:
+        """Return a message, or what a fault makes of it."""
+        if push.topic == "order" and self._faults.meet("private_no_fees", CHANNEL) is not None:
+            rows = [{**row, "cumFeeDetail": {}} for row in push.message["data"]]
+            return Push(push.topic, push.category, {**push.message, "data": rows})
+        return push
 
     def _push_to(self, socket: Socket, push: Push, times: int) -> None:
         if not socket.authorised or socket.silent:

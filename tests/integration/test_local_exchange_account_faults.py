@@ -379,6 +379,34 @@ def test_missing_money_closed_instruments_and_isolated_margin(
     trader.trade(**SPOT, side="Sell", qty="0.1")
 
 
+def test_taxes_come_on_top_of_the_fee_and_another_coin_may_pay_spot_fees(
+    exchange: ExchangeProcess, trader: Trader
+) -> None:
+    exchange.fault("extra_fee", rate="0.000099")
+    usdc = trader.balance("USDC")
+    row = trader.trade(qty="0.1")
+    [fill] = trader.http.get_executions(category="linear", orderId=row["orderId"])["result"]["list"]
+    [tax] = fill["extraFees"]
+    assert (tax["fee"], tax["feeCoin"]) == ("0.6336099", "USDC")
+    assert trader.balance("USDC") == usdc - Decimal(fill["execFee"]) - Decimal("0.6336099")
+    exchange.fault("fee_coin", coin="MNT", price="0.5")
+    btc = trader.balance("BTC")
+    row = trader.trade(**SPOT, qty="0.01", marketUnit="baseCoin", side="Buy")
+    assert row["cumFeeDetail"] == {"MNT": "1.28002"}
+    assert trader.balance("BTC") == btc + Decimal("0.01")
+    assert trader.balance("MNT") == Decimal("-1.28002")
+
+
+def test_order_pushes_without_fees(exchange: ExchangeProcess, trader: Trader) -> None:
+    exchange.fault("private_no_fees")
+    with private_stream(exchange, ("order", "execution")) as stream:
+        row = trader.trade(qty="0.01", orderLinkId="free-1")
+        until(lambda: {one["orderStatus"] for one in stream.rows("order")} >= {"Filled"}, "the end")
+        until(lambda: stream.rows("execution"), "the execution")
+    assert row["cumFeeDetail"] == {"USDC": stream.rows("execution")[0]["execFee"]}
+    assert [one["cumFeeDetail"] for one in stream.rows("order")] == [{}] * len(stream.rows("order"))
+
+
 def test_clock_of_the_exchange_shows_in_everything(exchange: ExchangeProcess, trader: Trader) -> None:
     exchange.fault("clock", ms=600)
     ahead = trader.http.get_server_time()["time"] - time.time() * 1000

@@ -216,3 +216,23 @@ def test_what_was_traded_away_is_pushed_and_comes_back_with_the_next_pushes() ->
         exchange.private.stream.stop()
 
     run(work())
+
+
+def test_instrument_that_was_traded_on_fills_up_though_nobody_is_subscribed() -> None:
+    async def work() -> None:
+        exchange = exchange_of()
+        market = exchange.source
+        market.set_rate(1000)
+        asks = market.instruments["linear", "BTCPERP"].asks
+        levels = len(asks.places)
+        market.play(0.0)
+        order = {"category": "linear", "symbol": "BTCPERP", "side": "Buy", "orderType": "Market"}
+        exchange.private.desk.create({**order, "qty": "0.3"})
+        await matched(exchange.private)
+        assert len(asks.places) < levels
+        for tick in range(1, 100):
+            market.play(tick / 100)
+        assert len(asks.places) == levels
+        exchange.private.stream.stop()
+
+    run(work())
