@@ -12,6 +12,7 @@ from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.errors import SessionLost
 from blackbird.broker.stream import OnMessage
+from blackbird.runtime.failure_log import FailureLog
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +22,14 @@ DeadLetter = Callable[[str, BasicProperties, bytes], None]
 OnTag = Callable[[int], None]
 
 
-def guarded(on_message: OnMessage, label: str, dead_letter: DeadLetter | None, settle: OnTag) -> OnMessage:
+def guarded(
+    on_message: OnMessage, label: str, dead_letter: DeadLetter | None, settle: OnTag, failures: FailureLog
+) -> OnMessage:
     """Return `on_message` with an edge round it.
 
-    An exception is logged with its traceback; the message is put aside where there is a `dead_letter`, else
-    dropped, and `settle` is called with its delivery tag. After SessionLost nothing of this is done: what was
-    not acknowledged is delivered again.
+    An exception goes to `failures`; the message goes to `dead_letter` where there is one, else it is dropped,
+    and `settle` is called with its delivery tag. After SessionLost nothing of this is done: what was not
+    acknowledged is redelivered.
     """
 
     def handle(channel: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
@@ -34,8 +37,8 @@ def guarded(on_message: OnMessage, label: str, dead_letter: DeadLetter | None, s
             on_message(channel, deliver, properties, body)
         except SessionLost:
             pass
-        except Exception as error:
-            logger.exception("handler of a message from %s failed", label)
+        except Exception as error:  # noqa: BLE001 - the edge: the message is put aside, the others go on
+            failures.log(f"handler of messages from {label}", error)
             with contextlib.suppress(SessionLost):
                 if dead_letter is not None:
                     dead_letter(f"handler failed: {error!r}", properties, body)

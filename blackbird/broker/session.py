@@ -26,6 +26,8 @@ from blackbird.broker.parameters import BrokerParameters, connection_parameters
 from blackbird.broker.rpc import Rpc
 from blackbird.broker.stream import OnMessage
 from blackbird.broker.topology import QUEUE_ARGUMENTS, dead_letter_properties, dead_letter_queue
+from blackbird.runtime.backoff import Backoff
+from blackbird.runtime.failure_log import FailureLog
 from blackbird.runtime.throttled_log import ThrottledLog
 
 __all__ = [
@@ -62,11 +64,13 @@ class Session:
         self._channel = channel
         self._rpc = Rpc(lost)
         self._acknowledgements = Acknowledgements()
+        self._failures = FailureLog()
         self._alarm_probe: Channel | None = None
         fast = connection.parameters.fast_path
         self._fast_path = connection.stream if fast else None
         self._send = partial(connection.stream.publish, channel) if fast else channel.basic_publish
         declarations = Declarations(channel, self._rpc, foreign_queues)
+        # What these do is said there.
         self.declare_queue = declarations.declare_queue
         self.declare_feed = declarations.declare_feed
         self.declare_private_queue = declarations.declare_private_queue
@@ -140,9 +144,9 @@ class Session:
     ) -> str:
         """Start a consumer and return its tag; raises QueueInUse where another has `queue` to itself.
 
-        An exception of `on_message` is logged with its traceback; the message goes to `dead_letter` (default:
-        the dead-letter queue; from a queue without one it is dropped) and is acknowledged; the session and
-        its other messages go on. `label` ends the consumer's name in RabbitMQ's screens.
+        An exception of `on_message` is logged, its message goes to `dead_letter` (default: the dead-letter
+        queue; from a queue without one it is dropped) and is acknowledged, and session and other messages go
+        on. `label` ends the consumer's name in RabbitMQ's screens.
         """
         if queue in QUEUE_ARGUMENTS:
             self.channel.queue_declare(dead_letter_queue(queue), durable=True)
@@ -150,7 +154,7 @@ class Session:
         label = label or queue
         tag = self._connection.parameters.consumer_tag(label)
         settle = self._acknowledgements.settle if auto_ack else self.acknowledge
-        handler = guarded(on_message, label, dead_letter, settle)
+        handler = guarded(on_message, label, dead_letter, settle, self._failures)
         if auto_ack:
             handler = settled_first(handler, settle)
 
@@ -275,7 +279,8 @@ async def keep_session(
     REDECLARE_SECONDS. Cancelling closes the session.
     """
     open_session = open_session or partial(Session.open, foreign_queues=set())
-    pause = SHORTEST_PAUSE
+    backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE)
+    pause = 0.0
     outage = ThrottledLog(clock)
     while True:
         session = None
@@ -292,12 +297,12 @@ async def keep_session(
             outage.warn("%s; trying again", error.described(parameters.address))
             # A session that ends as soon as it has begun must not be replaced without a pause.
             if clock() - began > pause:
-                pause = SHORTEST_PAUSE
+                backoff.reset()
         finally:
             if session is not None:
                 await session.closed()
+        pause = backoff.next()
         await sleep(pause)
-        pause = min(pause * 2, LONGEST_PAUSE)
 
 
 async def _redeclare_until_lost(session: Session) -> None:

@@ -11,6 +11,7 @@ from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.errors import SessionLost
 from blackbird.broker.handler_edge import guarded, guarded_confirm, settled_first
+from blackbird.runtime.failure_log import FailureLog
 
 CHANNEL = cast("Channel", None)
 PROPERTIES = BasicProperties()
@@ -42,7 +43,7 @@ def deliver(handler: Callable[..., None]) -> None:
 
 def test_a_handler_that_does_its_work_is_left_alone() -> None:
     scene = Scene()
-    deliver(guarded(scene.handle, "queue", scene.dead_letter, scene.settle))
+    deliver(guarded(scene.handle, "queue", scene.dead_letter, scene.settle, FailureLog()))
     assert scene.events == ["handled"]
 
 
@@ -51,7 +52,7 @@ def test_a_failure_is_logged_once_with_its_traceback_and_the_message_put_aside_t
 ) -> None:
     error = KeyError("pair")
     scene = Scene(error)
-    deliver(guarded(scene.handle, "queue", scene.dead_letter, scene.settle))
+    deliver(guarded(scene.handle, "queue", scene.dead_letter, scene.settle, FailureLog()))
     assert scene.events == [("handler failed: KeyError('pair')", b"body"), 7]
     assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [error]
     assert "queue" in caplog.text
@@ -59,7 +60,7 @@ def test_a_failure_is_logged_once_with_its_traceback_and_the_message_put_aside_t
 
 def test_without_dead_letters_the_message_is_dropped() -> None:
     scene = Scene(ValueError())
-    deliver(guarded(scene.handle, "queue", None, scene.settle))
+    deliver(guarded(scene.handle, "queue", None, scene.settle, FailureLog()))
     assert scene.events == [7]
 
 
@@ -67,7 +68,7 @@ def test_a_session_that_ended_under_the_handler_is_not_the_messages_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scene = Scene(SessionLost("gone"))
-    deliver(guarded(scene.handle, "queue", scene.dead_letter, scene.settle))
+    deliver(guarded(scene.handle, "queue", scene.dead_letter, scene.settle, FailureLog()))
     assert scene.events == []
     assert caplog.records == []
 
@@ -77,7 +78,7 @@ def test_a_message_that_could_not_be_put_aside_is_not_settled() -> None:
         raise SessionLost("gone")
 
     scene = Scene(ValueError())
-    deliver(guarded(scene.handle, "queue", lost, scene.settle))
+    deliver(guarded(scene.handle, "queue", lost, scene.settle, FailureLog()))
     assert scene.events == []
 
 
