@@ -171,7 +171,7 @@ class RawBroker:
         return self._answer()
 
     def _answer(self) -> Any:
-        """Return the next method that is no delivery; deliveries before it are kept for `take`."""
+        """Return the next method that is not a delivery; deliveries before it are kept for `take`."""
         self._socket.settimeout(60)
         while True:
             kind, payload = self._frame()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Acknowledgements:
-    """Delivery tags of one channel that are settled: acknowledged, given back, or without acknowledgement.
+    """Delivery tags of one channel that are settled: acknowledged, requeued, or without acknowledgement.
 
     The broker closes a channel on which a settled tag is acknowledged again, also with `multiple`. The tags
     of consumers that acknowledge each message, many at once and not at all are mixed on one channel.

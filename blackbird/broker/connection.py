@@ -73,7 +73,7 @@ class Connection:
         return channel
 
     def close(self) -> None:
-        """Begin to close it; what is not acknowledged goes back to the broker."""
+        """Begin to close it; what is not acknowledged is requeued."""
         if self._services.stream is not None:
             self._services.stream.unregister_all()
         if self._pika is not None and not (self._pika.is_closing or self._pika.is_closed):

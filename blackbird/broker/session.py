@@ -70,7 +70,6 @@ class Session:
         self._fast_path = connection.stream if fast else None
         self._send = partial(connection.stream.publish, channel) if fast else channel.basic_publish
         declarations = Declarations(channel, self._rpc, foreign_queues)
-        # What these do is said there.
         self.declare_queue = declarations.declare_queue
         self.declare_feed = declarations.declare_feed
         self.declare_private_queue = declarations.declare_private_queue
@@ -151,10 +150,9 @@ class Session:
         if queue in QUEUE_ARGUMENTS:
             self.channel.queue_declare(dead_letter_queue(queue), durable=True)
             dead_letter = dead_letter or partial(self.dead_letter, queue)
-        label = label or queue
-        tag = self._connection.parameters.consumer_tag(label)
+        tag = self._connection.parameters.consumer_tag(label or queue)
         settle = self._acknowledgements.settle if auto_ack else self.acknowledge
-        handler = guarded(on_message, label, dead_letter, settle, self._failures)
+        handler = guarded(on_message, label or queue, dead_letter, settle, self._failures)
         if auto_ack:
             handler = settled_first(handler, settle)
 
@@ -241,7 +239,7 @@ class Session:
     # --- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the session; what is not acknowledged goes back to the broker."""
+        """End the session; what is not acknowledged is requeued."""
         self._connection.close()
 
     async def closed(self) -> None:

@@ -76,7 +76,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):
         self._consumers[consumer_key(channel.channel_number, consumer_tag)] = (channel, on_message)
 
     def unregister(self, channel: Channel, consumer_tag: str) -> None:
-        """Leave a consumer's deliveries to pika, which gives those back that follow a cancel."""
+        """Leave a consumer's deliveries to pika, which requeues those that follow a cancel."""
         self._consumers.pop(consumer_key(channel.channel_number, consumer_tag), None)
 
     def unregister_all(self) -> None:

@@ -26,7 +26,7 @@ COLLECTOR_SUBSCRIPTIONS = "collector.subscriptions"
 QUEUE_ARGUMENTS: Mapping[str, dict[str, Any]] = {
     # Of the queues that keep every message this kind costs the broker least, and a cluster replicates it. It
     # adds some latency, which books must not wait for. Without the limit RabbitMQ 4 drops a message that was
-    # given back 20 times.
+    # requeued 20 times.
     STORAGE: {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000},
     # Stale books may fall out; the gap in `u` that this leaves is mended by a snapshot.
     SIGNAL: {"x-max-length": 100_000},

@@ -10,6 +10,7 @@ from pika.spec import Basic, BasicProperties
 from blackbird.broker.errors import SessionLost
 from blackbird.broker.handler_edge import DeadLetter, guarded
 from blackbird.broker.session import OnMessage, Session
+from blackbird.runtime.failure_log import FailureLog
 
 
 class FakeSession:
@@ -25,6 +26,7 @@ class FakeSession:
         self.on_publish: Callable[[], None] = lambda: None
         self.on_count: Callable[[], None] = lambda: None
         self._handlers: dict[str, Callable[..., None]] = {}
+        self.failures = FailureLog()
         self._tag = 0
 
     @property
@@ -52,7 +54,9 @@ class FakeSession:
         dead_letter: DeadLetter | None = None,
     ) -> str:
         assert exclusive != auto_ack
-        self._handlers[queue] = guarded(on_message, label or queue, dead_letter, self.acknowledge)
+        self._handlers[queue] = guarded(
+            on_message, label or queue, dead_letter, self.acknowledge, self.failures
+        )
         for body in self.waiting.pop(queue, []):
             self.deliver(queue, body)
         return "tag"
