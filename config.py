@@ -324,6 +324,15 @@ class Settings(Servers):
         }
 
     @property
+    def ORDER_CONFIG(self) -> dict[str, Any]:  # noqa: N802 - named like DB_CONFIG
+        """Arguments of blackbird.bybit.environment.OrderMode.of."""
+        return {
+            "real": self.REAL_ORDER_SENDING,
+            "environment": self.BYBIT_ENVIRONMENT,
+            "rest_url": self.BYBIT_REST_URL,
+        }
+
+    @property
     def RABBITMQ_USER(self) -> str:  # noqa: N802 - the owner's name
         """RABBITMQ_DEFAULT_USER."""
         return self.RABBITMQ_DEFAULT_USER

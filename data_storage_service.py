@@ -21,6 +21,7 @@ from pika.spec import Basic, BasicProperties
 from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.session import Session, connection_parameters, keep_session
 from blackbird.broker.topology import STORAGE
+from blackbird.bybit.environment import OrderMode
 from blackbird.market.fields import InvalidMessage
 from blackbird.runtime.process import parse_arguments, run_service
 from blackbird.storage.batch_writer import BatchWriter
@@ -112,7 +113,14 @@ def main() -> None:
         OrderbookStore(DatabaseManager("data storage", Config.DB_CONFIG), Config.TABLES["orderbook"]),
         discard=not Config.DUMP_ORDERBOOK_TO_DB,
     )
-    run_service("data storage", service.serve, log_level=Config.LOG_LEVEL, pace=PACE, on_start=log_settings)
+    run_service(
+        "data storage",
+        service.serve,
+        mode=OrderMode.of(**Config.ORDER_CONFIG),
+        log_level=Config.LOG_LEVEL,
+        pace=PACE,
+        on_start=log_settings,
+    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import uvicorn
 
 from blackbird.broker.session import Session, connection_parameters
 from blackbird.bybit.connection import use_exchange
+from blackbird.bybit.environment import OrderMode
 from blackbird.bybit.stream import DEPTHS
 from blackbird.collector.feed_manager import FeedManager
 from blackbird.collector.http_api import create_app
@@ -111,6 +112,7 @@ def main() -> None:
     run_service(
         "market data collector",
         lambda stop: serve(stop, listening),
+        mode=OrderMode.of(**Config.ORDER_CONFIG),
         log_level=Config.LOG_LEVEL,
         pace=PACE,
         on_start=log_settings,

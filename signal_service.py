@@ -22,6 +22,7 @@ from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.properties import published_at
 from blackbird.broker.session import QueueInUse, Session, SessionLost, connection_parameters, keep_session
 from blackbird.broker.topology import EXCHANGE, ORDERS, RESYNC, SIGNAL
+from blackbird.bybit.environment import OrderMode
 from blackbird.market.book_message import decode_book
 from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
@@ -208,7 +209,13 @@ def main() -> None:
     failures = FailureLog()
     broker = connection_parameters(**Config.BROKER_CONFIG, name="signal engine")
     service = SignalService(broker, signal, OrderManager(failures), failures)
-    run_service("signal engine", service.serve, log_level=Config.LOG_LEVEL, on_start=log_settings)
+    run_service(
+        "signal engine",
+        service.serve,
+        mode=OrderMode.of(**Config.ORDER_CONFIG),
+        log_level=Config.LOG_LEVEL,
+        on_start=log_settings,
+    )
 
 
 if __name__ == "__main__":

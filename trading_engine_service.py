@@ -202,11 +202,7 @@ def main() -> None:
     """Run the trading engine service."""
     parse_arguments(__doc__)
     check_settings()
-    mode = OrderMode.of(
-        real=Config.REAL_ORDER_SENDING,
-        environment=Config.BYBIT_ENVIRONMENT,
-        rest_url=Config.BYBIT_REST_URL,
-    )
+    mode = OrderMode.of(**Config.ORDER_CONFIG)
     check_setup(mode)
     exchange = BybitOrders.connect(mode, Config.API_KEY, Config.API_SECRET) if mode.is_real else None
     history = None

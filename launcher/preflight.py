@@ -22,13 +22,7 @@ def order_mode() -> str:
     config.check_settings.
     """
     config.check_settings()
-    return str(
-        OrderMode.of(
-            real=Config.REAL_ORDER_SENDING,
-            environment=Config.BYBIT_ENVIRONMENT,
-            rest_url=Config.BYBIT_REST_URL,
-        )
-    )
+    return str(OrderMode.of(**Config.ORDER_CONFIG))
 
 
 def changed_settings() -> str:

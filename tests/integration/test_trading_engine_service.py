@@ -11,7 +11,7 @@ from config import Config, TableConfig
 from database_manager import DatabaseManager
 from tests.support.book_feed import dead_letters
 from tests.support.order_client import ACK, Accounts, OrderClient, closing, new_order
-from tests.support.workspace import PYTHON, Service, Workspace, apply_schema, connect, wait_for
+from tests.support.workspace import PYTHON, Service, Workspace, apply_schema, connect, free_port, wait_for
 
 ORDER = {
     "order_id": "first",
@@ -43,6 +43,25 @@ def test_acked_order_is_two_rows(place: Workspace) -> None:
             "quantity": Decimal("0.25"),
         }
     ]
+
+
+def test_close_after_100_round_trips_is_accepted_also_after_a_restart(place: Workspace) -> None:
+    engine = place.start_engine()
+    client = OrderClient(place)
+    orders = []
+    for _ in range(102):
+        opened = new_order(buy_price=60_000, sell_price=60_010, size=1)
+        orders += [opened, closing(opened, buy_price=69_999, sell_price=70_000)]
+    *round_trips, open_101, close_101, open_102, close_102 = orders
+    assert set(map(str, client.settle(round_trips).values())) == {str(ACK)}
+    assert client.ask(open_101) == client.ask(close_101) == ACK
+    assert client.ask(open_102) == ACK
+    wait_for(lambda: len(Accounts(place).orders) == 203)
+    assert min(Accounts(place).exposure.values()) < -900_000, "nearly at the limit of 1,000,000"
+    assert engine.stop() == 0
+    place.start_engine()
+    assert client.ask(close_102) == ACK
+    assert client.open_spreads() == []
 
 
 CRASHES_ON_666 = """
@@ -95,7 +114,6 @@ REAL = {
     "BYBIT_REST_URL": "http://127.0.0.1:1",
 }
 TESTNET = {"BYBIT_ENVIRONMENT": "testnet"}
-FIRST_LINE = {"simulated": "SIMULATED ORDERS", "real": "REAL ORDERS to 127.0.0.1:1"}
 
 
 def history(place: Workspace) -> tuple[str | None, str | None]:
@@ -113,11 +131,23 @@ def refused(place: Workspace, **settings: str) -> str:
     return lines[0]
 
 
-def test_first_line_says_which_orders_are_placed(place: Workspace) -> None:
-    for settings, kind in (({}, "simulated"), (REAL, "real")):
+@pytest.mark.parametrize("service", ["market_data_collector", "data_storage", "signal", "trading_engine"])
+@pytest.mark.parametrize(
+    ("settings", "text"), [({}, "SIMULATED ORDERS"), (REAL, "REAL ORDERS to 127.0.0.1:1")]
+)
+def test_first_line_says_which_orders_are_placed(
+    place: Workspace, service: str, settings: dict[str, str], text: str
+) -> None:
+    collector = {"COLLECTOR_PORT": str(free_port()), "BYBIT_WS_URL": "ws://127.0.0.1:1"}
+    started = place.start(service, **collector, **settings)
+    wait_for(lambda: "\n" in started.output, "a line in the log")
+    assert text in started.output.splitlines()[0]
+
+
+def test_history_without_rows_takes_on_any_mode(place: Workspace) -> None:
+    for settings, kind in (({}, "simulated"), (REAL, "real"), ({}, "simulated")):
         engine = place.start_engine(**settings)
-        assert FIRST_LINE[kind] in engine.output.splitlines()[0]
-        assert history(place) == (kind, "demo"), "a history without rows takes on any mode"
+        assert history(place) == (kind, "demo")
         assert engine.stop() == 0
 
 
