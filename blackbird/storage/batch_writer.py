@@ -22,12 +22,13 @@ LONGEST_PAUSE = 2.0
 class BatchWriter:
     """Writes one batch while the next one fills; a batch is kept until the database has taken it.
 
-    A batch is written when it has `batch_size` messages or is `GATHER_SECONDS` old.
+    A batch is written when it has `batch_size` messages or is `gather_seconds` old.
     """
 
-    def __init__(self, store: UpdateStore, batch_size: int) -> None:
+    def __init__(self, store: UpdateStore, batch_size: int, gather_seconds: float = GATHER_SECONDS) -> None:
         self._store = store
         self._batch_size = batch_size
+        self._gather_seconds = gather_seconds
         self._database = WorkerThread("database")
         self._session: Deliverer | None = None
         self._batch = Batch()
@@ -75,7 +76,7 @@ class BatchWriter:
 
     async def _gather(self) -> None:
         # Under load the batch is due already, and each turn of the event loop would read more messages first.
-        due = self._batch.begun + GATHER_SECONDS
+        due = self._batch.begun + self._gather_seconds
         if not self._full.is_set() and asyncio.get_running_loop().time() < due:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(due):

@@ -22,34 +22,34 @@ class FakeHistory:
         self.records: list[Record] = []
         self.errors: list[Exception] = []
         self.added: list[int] = []  # how many records each call brought
-        self.calls = 0
+        self.steps: list[str] = []
         self.owned = False
 
     def claim(self) -> str:
-        self._call()
+        self._step("claim")
         self.owned = True
         return self.identifier
 
     def enter_mode(self) -> None:
-        self._call()
+        self._step("enter mode")
 
     def is_owned(self) -> bool:
-        self._call()
+        self._step("is owned")
         return self.owned
 
     def add(self, records: Sequence[Record]) -> None:
-        self._call()
+        self._step("add")
         if not self.owned:
             raise Fenced("another engine")
         self.added.append(len(records))
         self.records += [record for record in records if record not in self.records]
 
     def replay(self, recover: Callable[[Iterable[Record]], None]) -> None:
-        self._call()
+        self._step("replay")
         recover(list(self.records))
 
-    def _call(self) -> None:
-        self.calls += 1
+    def _step(self, name: str) -> None:
+        self.steps.append(name)
         if self.errors:
             raise self.errors.pop(0)
 

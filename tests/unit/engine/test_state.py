@@ -61,6 +61,8 @@ def test_recovered_engine_has_what_the_history_and_the_journal_hold(tmp_path: Pa
         assert state.engine.execute(executions(1)[0].order).execution_id == 6  # type: ignore[union-attr]
 
     with_state(tmp_path, history, script)
+    # The mode of the history is known for certain only when the journal, which is of that mode, is stored.
+    assert history.steps == ["claim", "add", "enter mode", "replay"]
     assert history.records == records
     assert history.owned
     assert journaled(tmp_path) == 0
@@ -119,7 +121,7 @@ def test_recovery_waits_for_the_journal_of_another_engine(tmp_path: Path) -> Non
 
     async def script(state: EngineState) -> None:
         recovering = asyncio.create_task(recover(state))
-        while history.calls < 3:
+        while len(history.steps) < 3:
             await asyncio.sleep(0.001)
         assert state.engine is None
         other.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import pytest
 from pika.spec import BasicProperties
@@ -68,9 +69,9 @@ class FakeStore:
 class Scene:
     """A writer with its store and session; `deliver` brings messages as the broker does."""
 
-    def __init__(self, batch_size: int = 1000) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.store = FakeStore()
-        self.writer = BatchWriter(self.store, batch_size)
+        self.writer = BatchWriter(self.store, **{"batch_size": 1000, **settings})
         self.session = self.start_session()
         self._tag = 0
 
@@ -100,11 +101,11 @@ class Scene:
         await self.until(lambda: self.store.attempts >= attempts)
 
 
-def play(script: Callable[[Scene], Awaitable[None]], batch_size: int = 1000) -> Scene:
+def play(script: Callable[[Scene], Awaitable[None]], **settings: Any) -> Scene:
     """Run a script while the writer runs, and return what became of it."""
 
     async def run() -> Scene:
-        scene = Scene(batch_size)
+        scene = Scene(**settings)
         writing = asyncio.create_task(scene.writer.run())
         try:
             await script(scene)
@@ -152,6 +153,16 @@ def test_full_batch_is_written_while_the_next_one_fills() -> None:
         await scene.until(lambda: scene.session.acknowledged == [2, 3])
 
     assert play(script, batch_size=2).store.batches == [["a", "b"], ["c"]]
+
+
+def test_batch_is_written_when_it_is_full_however_long_it_may_fill() -> None:
+    async def script(scene: Scene) -> None:
+        scene.deliver("a")
+        await asyncio.sleep(0)
+        scene.deliver("b")
+        await scene.until(lambda: scene.session.acknowledged == [2])
+
+    assert play(script, batch_size=2, gather_seconds=1000).store.batches == [["a", "b"]]
 
 
 def test_batch_is_kept_while_the_database_is_unavailable() -> None:

@@ -400,6 +400,8 @@ def test_position_model_has_no_exposure_where_nothing_is_open() -> None:
         ("500", "500", "1", "order placed"),
         ("500.01", "500", "1", "risk limit exceed"),
         ("500", "500.01", "1", "risk limit exceed"),
+        ("600", "400", "1", "risk limit exceed"),
+        ("400", "600", "1", "risk limit exceed"),
         ("100", "100", "13", "order placed"),
         ("100", "100", "13.01", "risk limit exceed"),
     ],
