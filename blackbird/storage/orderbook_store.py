@@ -78,7 +78,7 @@ class OrderbookStore:
         self._database.trial(partial(self._copy, {_TRIAL_KEY: lines}))
 
     def _copy(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
-        self._database.copy(cursor, UPDATES, [_key_line(key) for key in batch])
+        self._database.copy(cursor, UPDATES, [key_line(key) for key in batch])
         self._database.copy(cursor, self._levels, batch.values())
 
     def _copy_new(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
@@ -86,6 +86,7 @@ class OrderbookStore:
         self._database.copy(cursor, self._levels, [batch[key] for key in new])
 
 
-def _key_line(key: UpdateKey) -> str:
+def key_line(key: UpdateKey) -> str:
+    """Return the row of an update's key as a line of COPY's text format."""
     cts, update_id, sequence_id, channel, topic, kind = key
     return f"{cts}\t{update_id}\t{sequence_id}\t{channel}\t{_escaped(topic)}\t{kind}\n"

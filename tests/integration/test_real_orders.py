@@ -22,7 +22,7 @@ SECRET = "secret-of-nobody"
 
 
 class RestStandIn:
-    """Takes orders by HTTP and answers each with the next of `answers`, accepting where there is none.
+    """Takes orders by HTTP and answers each with the next of `answers`, accepting when they are used up.
 
     An answer is a JSON body, an HTTP status, or `None`: the connection is closed without a word. While `held`
     is clear no answer goes out.

@@ -344,7 +344,7 @@ def test_emptied_tables_are_a_new_start(place: Workspace) -> None:
     with Blocker(place):
         # One more that only the journal knows of.
         assert client.ask(new_order()) == ACK
-        # Answered: what was taken before is acknowledged, so no order comes again after the restart.
+        # Answered: what was taken before is acknowledged, so no order is redelivered after the restart.
         assert len(client.open_spreads()) == 2
         engine.kill()
     place.query('TRUNCATE bybit.orderbook, bybit."order"')

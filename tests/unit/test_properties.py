@@ -500,8 +500,6 @@ def state(engine: TradingEngine) -> dict[str, Any]:
         "pnl": engine.pnl,
         "orders": engine.orders,
         "spreads": engine.spreads.listed(),
-        "copies": engine._copies,
-        "last id": engine._last_id,
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 from blackbird.engine import execution_store
 from blackbird.market.book_message import BookMessage, decode_book
 from blackbird.market.fields import InvalidMessage
-from blackbird.storage.orderbook_store import UPDATES, _key_line, orderbook_lines, update_key
+from blackbird.storage.orderbook_store import UPDATES, key_line, orderbook_lines, update_key
 from blackbird.trading.orders import Execution, Order, Refusal
 from config import Config
 from database_manager import copy_text
@@ -188,12 +188,12 @@ def test_key_of_an_update_is_channel_topic_type_u_seq_and_cts() -> None:
     assert UPDATES.columns == ("ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type")
     key = (1723161255600, 5002, 50093239220, "spot", "orderbook.50.BTCUSDT", "delta")
     assert update_key(message()) == key
-    assert read_copy(_key_line(key)) == [[str(part) for part in key]]
+    assert read_copy(key_line(key)) == [[str(part) for part in key]]
 
 
 @pytest.mark.parametrize("text", ODD)
 def test_odd_topic_comes_back_from_the_line_of_its_key(text: str) -> None:
-    (row,) = read_copy(_key_line(update_key(message(topic=text))))
+    (row,) = read_copy(key_line(update_key(message(topic=text))))
     assert row == ["1723161255600", "5002", "50093239220", "spot", text, "delta"]
 
 
