@@ -1,10 +1,9 @@
 """The market data collector: order books of Bybit, marked with their group, to the broker.
 
-`POST /subscribe` gives an instrument a stream of its own (bybit_stream.py). Each push of it goes to the keys
-`storage` and `signal` as it was sent, with the channel and the matching key added (feed_publisher.py). On
-every change of the subscriptions the full map goes to `subscription`; a restarted collector takes up the
-subscriptions that it had, and a request on `resync` brings a fresh snapshot of an instrument. The HTTP side
-is in collector_api.py.
+`POST /subscribe` gives an instrument a stream of its own (blackbird/bybit). Each push of it goes to the keys
+`storage` and `signal` as it was sent, with the channel and the matching key added. On every change of the
+subscriptions the full map goes to `subscription`; a restarted collector restores the subscriptions that it
+had, and a request on `resync` brings a fresh snapshot of an instrument.
 """
 
 from __future__ import annotations
@@ -16,25 +15,33 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import uvicorn
 
-from blackbird.broker.session import Session, connection_parameters
-from blackbird.bybit.connection import use_exchange
+from blackbird.broker.session import Session, connection_parameters, keep_session
+from blackbird.bybit.connection import Connector
+from blackbird.bybit.connection_budget import ConnectionBudget
 from blackbird.bybit.environment import OrderMode
-from blackbird.bybit.stream import DEPTHS
+from blackbird.bybit.protocol import DEPTHS, MAINNET, TESTNET, check_url
+from blackbird.bybit.stream import StreamContext
+from blackbird.collector.broker_link import BrokerLink
 from blackbird.collector.feed_manager import FeedManager
 from blackbird.collector.http_api import create_app
+from blackbird.collector.publisher import FeedPublisher
 from blackbird.collector.system_view import SystemView
+from blackbird.market.instrument import Instrument
 from blackbird.runtime.process import exit_for_setting, parse_arguments, run_service
 from config import Config, check_settings, log_settings
 
 logger = logging.getLogger(__name__)
-# Pushes that come within this many seconds go to the broker together: what it costs is above all wake-ups.
+# Reads are coalesced over this many seconds: most of what a push costs, here and in the broker, are wake-ups.
 PACE = 0.003
+# How long the end waits for the broker to take what is left.
+DRAIN_SECONDS = 2.5
 
 
 class Server(uvicorn.Server):
@@ -46,42 +53,72 @@ class Server(uvicorn.Server):
         yield
 
 
+class MarketDataCollector:
+    """The collector's parts, put together from the settings."""
+
+    def __init__(self) -> None:
+        self.publisher = FeedPublisher(self._on_gap, buffer=Config.PUBLISH_BUFFER)
+        self.feeds = FeedManager(
+            self.publisher,
+            StreamContext(
+                url=Config.BYBIT_WS_URL or (TESTNET if Config.BYBIT_ENVIRONMENT == "testnet" else MAINNET),
+                depth=Config.ORDERBOOK_DEPTH,
+                silence_seconds=Config.STREAM_SILENCE_MS / 1000,
+                connect=Connector(tls_context(Config.WEBSOCKET_CLIENT_CA_BUNDLE)).connect,
+                budget=ConnectionBudget(),
+                on_push=self.publisher.publish_book,
+            ),
+        )
+        self._broker = BrokerLink(
+            self.publisher,
+            restore=Config.RESTORE_SUBSCRIPTIONS,
+            on_restore=self.feeds.restore,
+            on_resync=self.feeds.request_snapshots,
+        )
+        self._view = SystemView(
+            partial(Session.open, connection_parameters(**Config.BROKER_CONFIG, name="collector view"))
+        )
+        self._server = Server(
+            uvicorn.Config(
+                create_app(self.feeds, self.publisher, self._view),
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
+
+    def _on_gap(self, instruments: set[Instrument]) -> None:
+        self.feeds.request_snapshots(instruments)
+
+    async def serve(self, stop: asyncio.Event, listening: socket.socket) -> None:
+        """Collect until `stop`: HTTP on the `listening` socket, streams, publishing."""
+        logger.info("HTTP on http://%s:%s", *listening.getsockname()[:2])
+        web = asyncio.create_task(self._server.serve(sockets=[listening]), name="http")
+        broker = connection_parameters(**Config.BROKER_CONFIG, name="collector")
+        publishing = asyncio.create_task(keep_session(broker, self._broker.serve), name="publishing")
+        watching = asyncio.create_task(self._view.watch(), name="watching")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        ends: list[asyncio.Future[Any]] = [web, publishing, watching, stopping, self.feeds.failure]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        self._server.should_exit = True
+        await self.feeds.close()
+        await self.publisher.drain(DRAIN_SECONDS)
+        for end in (publishing, watching, stopping, self.feeds.failure):
+            end.cancel()
+        outcomes = await asyncio.gather(web, publishing, watching, self.feeds.failure, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+
 # --- the process ---------------------------------------------------------------------------------
 
 
 async def serve(stop: asyncio.Event, listening: socket.socket) -> None:
-    """Collect until `stop`: HTTP on the `listening` socket, streams, publishing."""
-    manager = FeedManager()
-    view = SystemView(
-        partial(Session.open, connection_parameters(**Config.BROKER_CONFIG, name="collector view"))
-    )
-    server = Server(
-        uvicorn.Config(
-            create_app(manager, manager.publisher, view),
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=1,
-        )
-    )
-    logger.info("HTTP on http://%s:%s", *listening.getsockname()[:2])
-    web = asyncio.create_task(server.serve(sockets=[listening]), name="http")
-    publishing = asyncio.create_task(manager.keep_publishing(), name="publishing")
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    watching = asyncio.create_task(view.watch(), name="watching")
-    ends: list[asyncio.Future[Any]] = [web, publishing, watching, stopping, manager.failure]
-    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    await manager.close()
-    publishing.cancel()
-    watching.cancel()
-    stopping.cancel()
-    manager.failure.cancel()
-    ended = await asyncio.gather(web, publishing, watching, manager.failure, return_exceptions=True)
-    for outcome in ended:
-        if isinstance(outcome, Exception):
-            raise outcome
+    """Run a collector until `stop`."""
+    await MarketDataCollector().serve(stop, listening)
 
 
 def check_exchange_settings(asked: int, url: str) -> None:
@@ -89,8 +126,23 @@ def check_exchange_settings(asked: int, url: str) -> None:
     if not any(asked in depths for depths in DEPTHS.values() if depths != DEPTHS["option"]):
         expected = ", ".join(map(str, DEPTHS["spot"]))
         exit_for_setting(f"ORDERBOOK_DEPTH: expected one of {expected}, was {asked}")
-    if url and not url.startswith(("ws://", "wss://")):
-        exit_for_setting(f"BYBIT_WS_URL: expected ws://... or wss://..., was {url!r}")
+    if url:
+        try:
+            check_url(url)
+        except ValueError as error:
+            exit_for_setting(f"BYBIT_WS_URL: {error}")
+
+
+def tls_context(authorities: str) -> ssl.SSLContext:
+    """Return the TLS context of all streams: it trusts the certificates in a file, or those of the system.
+
+    Ends the process with one line where the file can't be read.
+    """
+    try:
+        return ssl.create_default_context(cafile=authorities or None)
+    except OSError as error:
+        expected = f"expected a file of certificates, was {authorities!r}"
+        exit_for_setting(f"WEBSOCKET_CLIENT_CA_BUNDLE: {expected} ({error})")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -107,7 +159,7 @@ def main() -> None:
     parse_arguments(__doc__)
     check_settings()
     check_exchange_settings(Config.ORDERBOOK_DEPTH, Config.BYBIT_WS_URL)
-    use_exchange(Config.BYBIT_WS_URL)
+    tls_context(Config.WEBSOCKET_CLIENT_CA_BUNDLE)
     listening = listen(Config.COLLECTOR_HOST, Config.COLLECTOR_PORT)
     run_service(
         "market data collector",

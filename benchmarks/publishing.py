@@ -20,7 +20,7 @@ MOST_AHEAD = 2000
 
 async def main(bodies: list[bytes]) -> None:
     """Publish all and print the seconds until the broker has confirmed the last one."""
-    publisher = FeedPublisher(lambda _: None)
+    publisher = FeedPublisher(lambda _: None, buffer=20_000)
     instrument = Instrument("spot", "BTCUSDT")
 
     async def serve(session: Session) -> None:

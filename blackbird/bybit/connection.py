@@ -1,266 +1,241 @@
-"""Connections to Bybit's public WebSocket: made by pybit, read by the event loop, within Bybit's limits.
-
-Threads make and close connections, for that blocks; everything else happens on the event loop.
-"""
+"""A connection to one of the exchange's public WebSocket streams, on the event loop from first to last."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import json
+import logging
 import socket
-import threading
+import ssl
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Protocol, TypeVar
 
-import pybit.unified_trading
-import websocket
+import picows
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
-from blackbird.bybit.websocket_frames import BINARY, CLOSE, PING, PONG, TEXT, SocketReader
-from blackbird.market.instrument import Instrument
-from config import Config
+from blackbird.bybit.protocol import PING, InvalidFrame
+from blackbird.runtime.name_lookup import NameLookup
 
-_T = TypeVar("_T")
+logger = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 5.0
+CLOSE_SECONDS = 0.4
+# https://bybit-exchange.github.io/docs/v5/ws/connect
+PING_SECONDS = 20.0
+# Bybit's deepest book is about 50 kB.
+LARGEST_MESSAGE = 1_000_000
+# picows doubles it with each read that fills it and never shrinks it: a backlog leaves megabytes a stream.
+READ_BUFFER_BYTES = 65_536
 
+# picows logs a fault of the peer's several times, at ERROR; the stream says it in one line.
+logging.getLogger("picows").setLevel(logging.CRITICAL)
 
-def use_exchange(url: str) -> None:
-    """Point pybit and its connections at the configured exchange; an empty `url` is the real one."""
-    websocket.setdefaulttimeout(HANDSHAKE_SECONDS)
-    if url:
-        # pybit has no parameter for it. Braces in the URL would be read as its own place holders.
-        pybit.unified_trading.PUBLIC_WSS = (
-            url.replace("{", "{{").replace("}", "}}") + "/v5/public/{CHANNEL_TYPE}"
-        )
+# A text message and the milliseconds since 1970 at which it was received; raises InvalidFrame.
+OnFrame = Callable[[bytes, int], None]
 
 
 class ConnectFailed(Exception):
-    """A connection did not come about; `reached` tells whether the exchange took part in that."""
+    """A connection attempt failed; `reached` says whether the exchange took part in it.
 
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error) or type(error).__name__)
-        # Bybit does not count what never arrived there.
-        self.reached = not isinstance(error, ConnectionRefusedError | websocket.WebSocketAddressException)
-
-
-# What sending and closing raise.
-FAULTS = (OSError, websocket.WebSocketException)
-
-
-class PushSocket(pybit.unified_trading.WebSocket):  # type: ignore[misc]
-    """pybit's connection, made by it and read by the event loop.
-
-    pybit would read it in a thread, wake up seven times for a push, parse it, and hand over a dictionary that
-    had to be written as JSON again: three to five times the cost in all, and not what was sent. The methods
-    below are those that pybit calls on events; the exact pin of its version keeps them so.
+    Bybit counts new connections, and does not count what never arrived there.
     """
 
-    def __init__(self, channel: str) -> None:
-        self._failure: Exception | None = None
-        self._app: websocket.WebSocketApp | None = None
-        super().__init__(
-            channel_type=channel,
-            testnet=Config.BYBIT_ENVIRONMENT == "testnet",
-            restart_on_error=False,
-            # With 1 pybit gives up a connection that it has made; see is_connected for the second.
-            retries=2,
-        )
-
-    @property
-    def ws(self) -> websocket.WebSocketApp | None:
-        """The client library's side of the connection."""
-        return self._app
-
-    @ws.setter
-    def ws(self, app: websocket.WebSocketApp) -> None:
-        # pybit has no parameter for the library's hook that leaves reading and writing to an event loop.
-        run_forever = app.run_forever
-        app.run_forever = lambda **_: run_forever(  # type: ignore[method-assign]
-            dispatcher=_LeftToTheLoop()
-        )
-        self._app = app
-
-    @property
-    def socket(self) -> socket.socket:
-        """The connected socket; raises OSError where it is closed already."""
-        if self._app is None or self._app.sock is None or self._app.sock.sock is None:
-            raise OSError("closed at once")
-        connected: socket.socket = self._app.sock.sock
-        return connected
-
-    def send(self, payload: str | bytes, opcode: int = TEXT) -> None:
-        """Send a frame; raises one of FAULTS."""
-        if self._app is not None:
-            self._app.send(payload, opcode)
-
-    def abandon(self) -> None:
-        """Close the socket without a word."""
-        if self._app is not None and self._app.sock is not None:
-            self._app.sock.shutdown()  # type: ignore[no-untyped-call]
-
-    def is_connected(self) -> bool:
-        """Tell whether the connection stands; while it is being made, raise what it failed of.
-
-        pybit would try again at once and without a pause.
-        """
-        if self._failure is not None and self.attempting_connection:
-            raise ConnectFailed(self._failure)
-        return bool(super().is_connected())
-
-    def _on_error(self, error: Exception) -> None:
-        # pybit raises here what it can't name, in a thread where nobody sees it.
-        self._failure = error
-
-    def _send_initial_ping(self) -> None:
-        # The stream sends the pings; pybit has a thread for each.
-        pass
+    def __init__(self, reason: str, *, reached: bool) -> None:
+        super().__init__(reason)
+        self.reached = reached
 
 
-class _LeftToTheLoop:
-    """What websocket-client takes for an event loop's dispatcher: it reads nothing and sends at once."""
-
-    def signal(self, *_: object) -> None:
-        """Leave signals alone."""
-
-    abort = signal
-
-    def read(self, *_: object) -> None:
-        """Leave reading to SocketReader."""
-
-    def buffwrite(
-        self, sock: socket.socket, frame: bytes, send: Callable[[socket.socket, bytes], int], _: object
-    ) -> None:
-        """Send a frame whole or not at all."""
-        if send(sock, frame) != len(frame):
-            raise websocket.WebSocketConnectionClosedException("the exchange does not read")
+class ConnectionClosed(Exception):
+    """The connection has ended; the text says why."""
 
 
-class Listener(Protocol):
-    """Whoever a connection is made for, and hears what becomes of it."""
+class Connection(WSListener):
+    """A WebSocket connection whose text messages go to `on_frame` as they are read.
 
-    instrument: Instrument
-    topic: str
+    `closed` is done, with the reason, as soon as nothing more will come.
+    """
 
-    def opened(self, connection: Connection) -> None:
-        """Learn that it stands."""
-
-    def failed(self, connection: Connection, reason: str, *, reached: bool) -> None:
-        """Learn that it did not come about, and whether the exchange was reached."""
-
-    def received(self, connection: Connection, payload: bytes, now: int) -> None:
-        """Take a text frame that came at `now` (ms)."""
-
-    def rejected(self, connection: Connection, payload: bytes) -> None:
-        """Take a frame of a kind that the exchange does not send."""
-
-    def ended(self, connection: Connection, reason: str) -> None:
-        """Learn that nothing more will come."""
-
-
-class Connection:
-    """One PushSocket from its making to its end; what blocks is done in a thread of its own."""
-
-    _numbers = itertools.count(1)
-
-    def __init__(self, stream: Listener) -> None:
-        self.number = next(self._numbers)
-        self.requests: deque[tuple[str, str]] = deque()
-        self._stream = stream
+    def __init__(self, on_frame: OnFrame, ping_seconds: float) -> None:
+        self._on_frame = on_frame
         self._loop = asyncio.get_running_loop()
-        self._socket: PushSocket | None = None
-        self._reader: SocketReader | None = None
-        self._given_up = False
-        self._closed = threading.Event()
-        self._request_numbers = itertools.count(1)
+        self.closed: asyncio.Future[str] = self._loop.create_future()
+        self._transport: WSTransport | None = None
+        self._fragments: list[bytes] = []
+        self._fragments_type = WSMsgType.TEXT
+        self._ping_seconds = ping_seconds
 
-    def open(self) -> None:
-        """Connect; the stream hears of the outcome."""
-        _in_thread(self._open, f"open-{self.number}")
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake was made and the connection has not ended since."""
+        return self._transport is not None and not self.closed.done()
 
-    def request(self, op: str) -> None:
-        """Send a request about the stream's topic; its answer names it."""
-        req_id = f"{op}-{self.number}-{next(self._request_numbers)}"
-        self.requests.append((req_id, op))
-        self._send(json.dumps({"op": op, "req_id": req_id, "args": [self._stream.topic]}))
+    def send(self, text: str) -> None:
+        """Send a text message; on a connection that has ended nothing happens."""
+        if self._transport is not None:
+            self._transport.send(WSMsgType.TEXT, text)
 
-    def ping(self) -> None:
-        """Send the ping that keeps the connection alive."""
-        self._send(json.dumps({"op": "ping"}))
-
-    def close(self, *, graceful: bool) -> threading.Event:
-        """Close whatever there is or will be; the event tells when it is done."""
-        self._given_up = True
-        if self._reader is not None:
-            self._reader.let_go()
-        if self._socket is not None:
-            made = self._socket
-            _in_thread(lambda: self._close(made, graceful=graceful), f"close-{self.number}")
-        return self._closed
-
-    def _open(self) -> None:
-        try:
-            made = PushSocket(self._stream.instrument.channel)
-        except ConnectFailed as error:
-            self._closed.set()
-            self._call(self._failed, error)
-        else:
-            self._call(self._take, made)
-
-    def _call(self, call: Callable[[_T], None], what: _T) -> None:
-        # The loop is closed already when the process ends.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(call, what)
-
-    def _failed(self, error: ConnectFailed) -> None:
-        self._stream.failed(self, str(error), reached=error.reached)
-
-    def _take(self, made: PushSocket) -> None:
-        self._socket = made
-        self._stream.opened(self)
-        if self._given_up:
-            self.close(graceful=True)
+    async def close(self) -> None:
+        """Close with a close frame, and abort where the exchange does not answer it in time."""
+        self._end("closed")
+        transport = self._transport
+        if transport is None:
             return
         try:
-            self._reader = SocketReader(made.socket, self._received, self._ended)
-        except OSError as error:
-            self._ended(str(error))
+            transport.send_close(WSCloseCode.OK)
+            with contextlib.suppress(TimeoutError, picows.WSError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await transport.wait_disconnected()
+        finally:
+            transport.disconnect(graceful=False)
 
-    def _received(self, opcode: int, payload: bytes) -> None:
-        if opcode == TEXT:
-            self._stream.received(self, payload, int(time.time() * 1000))
-        elif opcode == PING:
-            self._send(payload, PONG)
-        elif opcode == CLOSE:
-            code = int.from_bytes(payload[:2], "big")
-            self._ended(f"closed by the exchange with code {code}" if code else "closed by the exchange")
-        elif opcode == BINARY:
-            self._stream.rejected(self, payload)
+    def abort(self) -> None:
+        """Close at once, without a close frame; also a handshake that is still under way."""
+        self._end("aborted")
+        if self._transport is not None:
+            self._transport.disconnect(graceful=False)
 
-    def _send(self, payload: str | bytes, opcode: int = TEXT) -> None:
-        if self._socket is None:
+    # --- what picows calls -------------------------------------------------------------------
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """Take the connection over; the handshake of an attempt that was given up can still succeed."""
+        self._transport = transport
+        if self.closed.done():
+            transport.disconnect(graceful=False)
             return
-        try:
-            self._socket.send(payload, opcode)
-        except FAULTS as error:
-            # Not from here: whoever sends is not prepared for the end of its connection.
-            self._loop.call_soon(self._ended, str(error) or type(error).__name__)
+        self._loop.call_later(self._ping_seconds, self._ping)
+        # The event loop keeps no reference to its tasks.
+        self._watching = self._loop.create_task(self._watch(transport))
 
-    def _ended(self, reason: str) -> None:
-        self._stream.ended(self, reason)
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Hand a message over; picows answers pings."""
+        kind = frame.msg_type
+        if self.closed.done():  # what lies in the read buffer still comes
+            if kind == WSMsgType.CLOSE:
+                transport.disconnect(graceful=False)
+        elif frame.rsv1 or frame.rsv2 or frame.rsv3:
+            self._fail("expected a frame without extensions")
+        elif kind == WSMsgType.TEXT and frame.fin and not self._fragments:
+            self._hand_over(frame.get_payload_as_bytes())
+        elif kind == WSMsgType.CLOSE:
+            code = frame.get_close_code()
+            transport.send_close(WSCloseCode.OK)
+            named = "" if code == WSCloseCode.NO_INFO else f" with code {code.value}"
+            self._fail(f"closed by the exchange{named}")
+        elif kind in {WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION}:
+            self._take_fragment(kind, frame)
 
-    def _close(self, made: PushSocket, *, graceful: bool) -> None:
-        with contextlib.suppress(*FAULTS):
-            if graceful:
-                made.exit()
+    def pause_writing(self) -> None:
+        """Go on: requests and pings are few, and a peer that does not read is silent too."""
+
+    def resume_writing(self) -> None:
+        """See pause_writing."""
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _take_fragment(self, kind: WSMsgType, frame: WSFrame) -> None:
+        """Put the fragments of a message together, which picows leaves to its user (RFC 6455, 5.4)."""
+        if (kind == WSMsgType.CONTINUATION) != bool(self._fragments):
+            self._fail("expected the fragments of a message one after the other")
+            return
+        if kind != WSMsgType.CONTINUATION:
+            self._fragments_type = kind
+        self._fragments.append(frame.get_payload_as_bytes())
+        if sum(map(len, self._fragments)) > LARGEST_MESSAGE:
+            self._fail(f"expected a message of at most {LARGEST_MESSAGE} bytes")
+        elif frame.fin:
+            message, self._fragments = b"".join(self._fragments), []
+            if self._fragments_type == WSMsgType.TEXT:
+                self._hand_over(message)
             else:
-                made.abandon()
-        self._closed.set()
+                self._fail(f"expected a text message, was the binary {message[:40]!r}")
+
+    def _hand_over(self, message: bytes) -> None:
+        try:
+            self._on_frame(message, int(time.time() * 1000))
+        except InvalidFrame as error:
+            self._fail(f"expected a frame of the exchange, was {message[:80]!r} ({error})")
+        except Exception:
+            # The library would drop the traceback and go on with the next frame.
+            logger.exception("unhandled exception at %r, connecting again", message[:80])
+            self._fail("unhandled exception in the handler of its frames")
+
+    def _ping(self) -> None:
+        if not self.closed.done():
+            self.send(PING)
+            self._loop.call_later(self._ping_seconds, self._ping)
+
+    async def _watch(self, transport: WSTransport) -> None:
+        reason = "closed by the exchange"
+        try:
+            await transport.wait_disconnected()
+        except picows.WSProtocolError as error:
+            reason = str(error.args[1])
+        finally:
+            self._end(reason)
+
+    def _fail(self, reason: str) -> None:
+        self._end(reason)
+        if self._transport is not None:
+            self._transport.disconnect(graceful=False)
+
+    def _end(self, reason: str) -> None:
+        if not self.closed.done():
+            self.closed.set_result(reason)
 
 
-def _in_thread(work: Callable[[], None], name: str) -> None:
-    """Run what may block in a thread of its own: a pool could be used up by connections that hang."""
-    threading.Thread(target=work, name=name, daemon=True).start()
+class Connector:
+    """Makes connections: what they share is one TLS context and the lookup of names."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None, *, ping_seconds: float = PING_SECONDS) -> None:
+        self._tls = tls
+        self._ping_seconds = ping_seconds
+        self._lookup = NameLookup()
+
+    async def connect(self, url: str, on_frame: OnFrame) -> Connection:
+        """Return an open connection; raises ConnectFailed."""
+        connection = Connection(on_frame, self._ping_seconds)
+        reason = "closed in the handshake"
+        reached = True
+        try:
+            # picows' own limit begins with the handshake, after the lookup and TLS.
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                await self._open(url, connection)
+        except TimeoutError:
+            reason = f"no handshake within {HANDSHAKE_SECONDS:.0f} s"
+        except OSError as error:
+            reason = str(error) or type(error).__name__
+            reached = isinstance(error, ssl.SSLError | ConnectionResetError)
+        except picows.WSError as error:
+            reason = str(error.args[0])
+        # picows returns normally where the exchange closes in the middle of the handshake.
+        if not connection.is_open:
+            raise ConnectFailed(reason, reached=reached)
+        return connection
+
+    async def _open(self, url: str, connection: Connection) -> None:
+        """Make the handshake; one that fails or is cancelled leaves no socket behind."""
+        opened: socket.socket | None = None
+
+        async def connect_socket(parsed: picows.WSParsedURL) -> socket.socket:
+            nonlocal opened
+            opened = await self._lookup.connect(parsed.host, parsed.port)
+            return opened
+
+        try:
+            await picows.ws_connect(
+                lambda: connection,
+                url,
+                ssl_context=self._tls if url.startswith("wss:") else None,
+                websocket_handshake_timeout=HANDSHAKE_SECONDS,
+                max_frame_size=LARGEST_MESSAGE,
+                max_redirects=0,
+                read_buffer_init_size=READ_BUFFER_BYTES,
+                socket_factory=connect_socket,
+            )
+        finally:
+            if not connection.is_open:
+                connection.abort()
+                # Cancelled, picows goes on with the handshake until its own limit.
+                if opened is not None:
+                    with contextlib.suppress(OSError):
+                        opened.shutdown(socket.SHUT_RDWR)

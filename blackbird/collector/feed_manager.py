@@ -4,69 +4,64 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-from functools import partial
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Protocol
 
-import msgspec
-from pika.channel import Channel
-from pika.spec import Basic, BasicProperties
-
-from blackbird.broker.session import Session, SessionLost, connection_parameters, keep_session
-from blackbird.broker.topology import COLLECTOR_SUBSCRIPTIONS, RESYNC
-from blackbird.bybit.connection_budget import ConnectionBudget
 from blackbird.bybit.stream import Stream, StreamContext, SubscriptionStatus
-from blackbird.collector.publisher import FeedPublisher
-from blackbird.market.fields import InvalidMessage
+from blackbird.collector.saved_subscriptions import SavedSubscription, encode_saved
 from blackbird.market.instrument import Instrument
-from blackbird.market.subscriptions import decode_resync, encode_subscriptions
-from config import Config
+from blackbird.market.subscriptions import encode_subscriptions
 
 logger = logging.getLogger(__name__)
-
 
 # What a POST waits for: the exchange's answer, then the broker's.
 ANSWER_SECONDS = 2.5
 CONFIRM_SECONDS = 1.0
-# How long the end waits: for sockets to close, then for the broker to take what is left.
+# How long the end waits for connections to close.
 CLOSE_SECONDS = 0.5
-DRAIN_SECONDS = 2.5
 
 
-class _Saved(msgspec.Struct):
-    symbol: Annotated[str, msgspec.Meta(min_length=1)]
-    matching_key: Annotated[str, msgspec.Meta(min_length=1)]
+class MapPublisher(Protocol):
+    """What publishes the subscription map; see FeedPublisher."""
 
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a session to publish on."""
 
-_decode_saved = msgspec.json.Decoder(
-    dict[Literal["spot", "linear", "inverse", "option"], list[_Saved]]
-).decode
+    @property
+    def subscriptions_confirmed(self) -> bool:
+        """Whether the broker has the newest map."""
+
+    def publish_subscriptions(self, subscriptions: bytes, saved: bytes) -> asyncio.Future[None]:
+        """Publish the map and what the next start restores; done when the broker has both."""
 
 
 class FeedManager:
-    """The subscriptions and the streams that serve them."""
+    """The subscriptions and the streams that serve them.
 
-    def __init__(self) -> None:
+    Nothing is published of the subscriptions before `restore`: consumers would drop the instruments that are
+    about to be restored.
+    """
+
+    def __init__(self, publisher: MapPublisher, context: StreamContext) -> None:
         self.subscriptions: dict[str, list[str]] = {}
         self.matching_key: dict[tuple[str, str], str] = {}
-        self.publisher = FeedPublisher(self._mend_gaps)
+        # Done when the task of a stream failed, which is a fault of this program.
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._publisher = publisher
+        self._context = context
         # Streams of subscriptions, and of those that the exchange has not answered yet.
         self._streams: dict[Instrument, Stream] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._context = StreamContext(
-            budget=ConnectionBudget(),
-            on_push=self.publisher.publish_book,
-            on_status=self._on_standing,
-        )
-        self._session: Session | None = None
+        self._tasks: dict[Stream, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        # Subscriptions that the exchange has never accepted: made while it could not be reached.
+        self._unconfirmed: set[Instrument] = set()
         self._restored = False
         self._unsubscribed_early: set[Instrument] = set()
-        # Done when a stream's task failed, which only a fault of this program makes it do.
-        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._announced: asyncio.Future[None] | None = None
 
-    # --- subscriptions -----------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------
 
     async def subscribe(self, instrument: Instrument, matching_key: str) -> tuple[SubscriptionStatus, str]:
         """Subscribe, and return what the exchange thinks of it and why.
@@ -75,42 +70,49 @@ class FeedManager:
         """
         stream = self._streams.get(instrument)
         if stream is None:
-            stream = Stream(instrument, matching_key, self._context)
-            self._streams[instrument] = stream
+            stream = self._add_stream(instrument, matching_key)
             self._rebuild_tasks()
         elif stream.matching_key != matching_key:
-            stream.set_matching_key(matching_key)
-            if instrument in self.matching_key:
-                logger.info("%s: matching key %r from now on", instrument, matching_key)
-                self.matching_key[instrument] = matching_key
-                # The signal engine learns the group from the next push.
-                stream.request_snapshot()
-                self._announce()
+            self._change_key(stream, matching_key)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_SECONDS):
                 await stream.answered.wait()
         if self._streams.get(instrument) is stream:
             self._keep(stream)
-        await self._broker_knows()
-        return stream.standing, stream.reason
+        await self._confirmed()
+        return stream.status, stream.reason
 
     async def unsubscribe(self, instrument: Instrument) -> None:
         """End the subscription and its stream; nothing where there is none."""
         if not self._restored:
             self._unsubscribed_early.add(instrument)
-        stream = self._streams.pop(instrument, None)
-        if stream is None:
-            return
-        stream.close()
-        if self.matching_key.pop(instrument, None) is not None:
+        if (stream := self._streams.get(instrument)) is not None:
             logger.info("%s: unsubscribed", instrument)
-            symbols = self.subscriptions[instrument.channel]
-            symbols.remove(instrument.symbol)
-            if not symbols:
-                del self.subscriptions[instrument.channel]
-            self._announce()
+            self._remove(stream)
+            await self._confirmed()
+
+    def request_snapshots(self, instruments: Iterable[Instrument]) -> None:
+        """Ask the exchange for fresh snapshots of those instruments that are subscribed."""
+        for instrument in instruments:
+            stream = self._streams.get(instrument)
+            if stream is None:
+                logger.debug("%s: a snapshot was requested, but it is not subscribed", instrument)
+            else:
+                stream.request_snapshot()
+
+    def restore(self, saved: Iterable[SavedSubscription]) -> None:
+        """Add the subscriptions of an earlier collector, and publish the map from now on."""
+        for entry in saved:
+            instrument = entry.instrument
+            if instrument not in self._streams and instrument not in self._unsubscribed_early:
+                self._add_stream(instrument, entry.matching_key)
+                self._enter(instrument, entry.matching_key, confirmed=entry.accepted)
+        self._restored = True
+        self._unsubscribed_early.clear()
+        if self.matching_key:
+            logger.info("%d subscriptions restored", len(self.matching_key))
         self._rebuild_tasks()
-        await self._broker_knows()
+        self._announce()
 
     def group(self, matching_key: str) -> list[Instrument]:
         """Return the instruments with this matching key, those without an answer of the exchange included."""
@@ -136,128 +138,111 @@ class FeedManager:
     @property
     def is_saved(self) -> bool:
         """Whether the broker has the subscriptions as they are."""
-        return self._restored and self.publisher.subscriptions_confirmed
-
-    def _on_standing(self, stream: Stream) -> None:
-        if self._streams.get(stream.instrument) is not stream or stream.instrument in self.matching_key:
-            return
-        if stream.standing is SubscriptionStatus.REFUSED:
-            del self._streams[stream.instrument]
-            stream.close()
-            self._rebuild_tasks()
-        else:
-            self._keep(stream)
-
-    def _keep(self, stream: Stream) -> None:
-        """Make the stream's instrument one of the subscriptions; from here on only `unsubscribe` ends it."""
-        if stream.instrument in self.matching_key:
-            return
-        channel, symbol = stream.instrument
-        logger.info("%s: subscribed, matching key %r", stream.instrument, stream.matching_key)
-        self.subscriptions.setdefault(channel, []).append(symbol)
-        self.matching_key[stream.instrument] = stream.matching_key
-        self._rebuild_tasks()
-        self._announce()
-
-    def _rebuild_tasks(self) -> None:
-        """Replace all stream tasks by one for each stream; a stream's connection passes to its new task."""
-        for task in self._tasks:
-            task.cancel()
-        self._tasks = [
-            asyncio.create_task(stream.run(), name=str(instrument))
-            for instrument, stream in self._streams.items()
-        ]
-        for task in self._tasks:
-            task.add_done_callback(self._on_task_done)
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
-            self.failure.set_exception(error)
-
-    def _announce(self) -> None:
-        # Before what was saved is known, a map without it would put those instruments out.
-        if self._restored:
-            known = [Instrument(*instrument) for instrument in self.matching_key]
-            self._announced = self.publisher.publish_subscriptions(
-                encode_subscriptions(known), json.dumps(self.listed()).encode()
-            )
-
-    async def _broker_knows(self) -> None:
-        """Wait until the broker has the subscriptions as they are, but not long."""
-        if self._announced is not None and self.publisher.is_up:
-            await asyncio.wait([self._announced], timeout=CONFIRM_SECONDS)
-
-    # --- broker ------------------------------------------------------------------------------
-
-    async def keep_publishing(self) -> None:
-        """Keep a session with the broker until cancelled."""
-        parameters = connection_parameters(**Config.BROKER_CONFIG, name="collector")
-        await keep_session(parameters, self._serve_session)
-
-    async def _serve_session(self, session: Session) -> None:
-        await session.declare_feed()
-        await session.declare_queue(COLLECTOR_SUBSCRIPTIONS)
-        if not self._restored:
-            saved = await session.peek(COLLECTOR_SUBSCRIPTIONS) if Config.RESTORE_SUBSCRIPTIONS else None
-            self._restored = True
-            if saved is not None:
-                self._restore(saved[1])
-            self._announce()
-        await self.publisher.start(session)
-        self._session = session
-        queue = await session.declare_private_queue()
-        await session.bind(queue, RESYNC)
-        await session.consume(
-            queue, self._on_resync, label=RESYNC, dead_letter=partial(self.publisher.dead_letter, RESYNC)
-        )
-
-    def _restore(self, body: bytes) -> None:
-        try:
-            saved = _decode_saved(body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            logger.warning("what was saved of the subscriptions can't be understood: %s", error)
-            return
-        for channel, entries in saved.items():
-            for entry in entries:
-                instrument = Instrument(channel, entry.symbol)
-                if instrument not in self._streams and instrument not in self._unsubscribed_early:
-                    stream = Stream(instrument, entry.matching_key, self._context)
-                    self._streams[instrument] = stream
-                    self.subscriptions.setdefault(channel, []).append(entry.symbol)
-                    self.matching_key[instrument] = entry.matching_key
-        logger.info("%d subscriptions taken up again", len(self.matching_key))
-        self._rebuild_tasks()
-
-    def _on_resync(self, _: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-        try:
-            instrument = decode_resync(body)
-        except InvalidMessage as error:
-            with contextlib.suppress(SessionLost):
-                self.publisher.dead_letter(RESYNC, str(error), properties, body)
-        else:
-            stream = self._streams.get(instrument)
-            if stream is None:
-                logger.debug("%s: asked for a snapshot of it, but it is not subscribed", instrument)
-            else:
-                stream.request_snapshot()
-        if self._session is not None:
-            self._session.acknowledge(method.delivery_tag or 0)
-
-    def _mend_gaps(self, instruments: set[Instrument]) -> None:
-        for instrument in instruments:
-            if (stream := self._streams.get(instrument)) is not None:
-                stream.request_snapshot()
-
-    # --- the end -----------------------------------------------------------------------------
+        return self._restored and self._publisher.subscriptions_confirmed
 
     async def close(self) -> None:
-        """Close all streams, then have the broker confirm what was taken."""
-        for task in self._tasks:
+        """End all streams."""
+        tasks = [*self._tasks.values(), *self._closing]
+        for task in tasks:
             task.cancel()
-        closing = [stream.close() for stream in self._streams.values()]
-        deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
-        while asyncio.get_running_loop().time() < deadline:
-            if all(closed is None or closed.is_set() for closed in closing):
-                break
-            await asyncio.sleep(0.01)
-        await self.publisher.drain(DRAIN_SECONDS)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+
+    # --- subscriptions -----------------------------------------------------------------------
+
+    def _on_status(self, stream: Stream) -> None:
+        instrument, kept = stream.instrument, stream.instrument in self.matching_key
+        if self._streams.get(instrument) is not stream or (kept and instrument not in self._unconfirmed):
+            return
+        if stream.status is SubscriptionStatus.REFUSED:
+            if kept:
+                logger.warning("%s: removed, the exchange refuses it: %s", instrument, stream.reason)
+            self._remove(stream)
+        elif not kept:
+            self._keep(stream)
+        elif stream.status is SubscriptionStatus.ACCEPTED:
+            self._unconfirmed.discard(instrument)
+            self._announce()
+
+    def _change_key(self, stream: Stream, matching_key: str) -> None:
+        stream.set_matching_key(matching_key)
+        if stream.instrument in self.matching_key:
+            logger.info("%s: matching key %r from now on", stream.instrument, matching_key)
+            self.matching_key[stream.instrument] = matching_key
+            # The signal engine learns the group from the next push.
+            stream.request_snapshot()
+            self._announce()
+
+    def _keep(self, stream: Stream) -> None:
+        """Make the stream's instrument one of the subscriptions, and publish the map."""
+        if stream.instrument not in self.matching_key:
+            logger.info("%s: subscribed, matching key %r", stream.instrument, stream.matching_key)
+            confirmed = stream.status is SubscriptionStatus.ACCEPTED
+            self._enter(stream.instrument, stream.matching_key, confirmed=confirmed)
+            self._announce()
+
+    def _enter(self, instrument: Instrument, matching_key: str, *, confirmed: bool) -> None:
+        self.subscriptions.setdefault(instrument.channel, []).append(instrument.symbol)
+        self.matching_key[instrument] = matching_key
+        if not confirmed:
+            self._unconfirmed.add(instrument)
+
+    def _remove(self, stream: Stream) -> None:
+        """End a stream and its subscription, and publish the map if that changes it."""
+        channel, symbol = instrument = stream.instrument
+        del self._streams[instrument]
+        stream.answered.set()
+        self._unconfirmed.discard(instrument)
+        if self.matching_key.pop(instrument, None) is not None:
+            self.subscriptions[channel].remove(symbol)
+            if not self.subscriptions[channel]:
+                del self.subscriptions[channel]
+            self._announce()
+        self._rebuild_tasks()
+
+    def _announce(self) -> None:
+        if self._restored:
+            known = [Instrument(*instrument) for instrument in self.matching_key]
+            saved = [
+                SavedSubscription(each, self.matching_key[each], each not in self._unconfirmed)
+                for each in known
+            ]
+            self._announced = self._publisher.publish_subscriptions(
+                encode_subscriptions(known), encode_saved(saved)
+            )
+
+    async def _confirmed(self) -> None:
+        """Wait until the broker has the subscriptions as they are, but not long."""
+        if self._announced is not None and self._publisher.is_up:
+            await asyncio.wait([self._announced], timeout=CONFIRM_SECONDS)
+
+    # --- streams -----------------------------------------------------------------------------
+
+    def _add_stream(self, instrument: Instrument, matching_key: str) -> Stream:
+        stream = Stream(instrument, matching_key, self._context, self._on_status)
+        self._streams[instrument] = stream
+        return stream
+
+    def _rebuild_tasks(self) -> None:
+        """Rebuild the set of stream tasks: one for each stream, started and cancelled with it.
+
+        The task of a stream that stays is taken over as it is. Cancelled and started anew it would have to
+        connect again: its book would miss pushes, and Bybit allows 500 new connections in five minutes.
+        """
+        before, self._tasks = self._tasks, {}
+        for stream in self._streams.values():
+            task = before.pop(stream, None)
+            self._tasks[stream] = self._start(stream) if task is None else task
+        for task in before.values():
+            task.cancel()  # which closes its connection
+            self._closing.add(task)
+
+    def _start(self, stream: Stream) -> asyncio.Task[None]:
+        task = asyncio.create_task(stream.run(), name=str(stream.instrument))
+        task.add_done_callback(self._on_task_done)
+        return task
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
+            self.failure.set_exception(error)

@@ -1,8 +1,8 @@
-"""Publishing of the collector: every push in order, safely, and never more of it in memory than is allowed.
+"""Publishing of the collector: every push in order and confirmed, within a bounded buffer.
 
 Each push is published once, persistent, and the broker routes it to `storage` and `signal` both. What the
 broker has not confirmed when a session ends is published again on the next one; while there is none, pushes
-wait in a bounded buffer whose oldest make room.
+wait in the buffer, and the oldest are dropped when it is full.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -30,46 +31,52 @@ from blackbird.broker.topology import (
 )
 from blackbird.market.instrument import Instrument
 from blackbird.runtime.throttled_log import ThrottledLog
-from config import Config
 
 logger = logging.getLogger(__name__)
 
 # Messages on their way to the broker; more would only fill buffers in between.
 MOST_UNCONFIRMED = 2000
 
-
-# A place in the encoded properties that the time of each push is put into.
-_PLACE = struct.pack(">q", 0x7153_2947_1153_2947)
+# Values that stand for those of a push in the encoded properties.
+_PUBLISHED_AT, _NUMBER = 0x7153_2947_1153_2947, 0x7153_2947_1153_2948
+_pack_number = struct.Struct(">q").pack
 
 
 class _PushProperties(BasicProperties):
-    """Properties of a push: encoded once but for the time, for encoding is most of what publishing costs."""
+    """Properties of a push: encoded once but for two numbers, since encoding costs more than the rest."""
 
-    _before, _after = b"".join(
+    _before, _rest = b"".join(
         BasicProperties(
             delivery_mode=PERSISTENT,
             content_type="application/json",
             # CC: the broker routes the one message to this key too.
-            headers={"CC": [SIGNAL], "published_at": struct.unpack(">q", _PLACE)[0]},
+            headers={"CC": [SIGNAL], "published_at": _PUBLISHED_AT, "number": _NUMBER},
         ).encode()
-    ).split(_PLACE)
+    ).split(_pack_number(_PUBLISHED_AT))
+    _between, _after = _rest.split(_pack_number(_NUMBER))
 
-    def __init__(self, received: int) -> None:
-        self._time = struct.pack(">q", received)
+    def __init__(self, received_ms: int, number: int) -> None:
+        self._encoded = (
+            self._before,
+            _pack_number(received_ms),
+            self._between,
+            _pack_number(number),
+            self._after,
+        )
 
     def encode(self) -> list[bytes]:
         """Return what pika puts after the size of the body."""
-        return [self._before, self._time, self._after]
+        return list(self._encoded)
 
 
 class _Push(NamedTuple):
     instrument: Instrument
     body: bytes
-    received: int
-    made: int
+    received_ms: int
+    made_ms: int
 
 
-_made = attrgetter("made")
+_made_ms = attrgetter("made_ms")
 
 
 class BrokerState(Enum):
@@ -81,19 +88,29 @@ class BrokerState(Enum):
 
 
 class FeedPublisher:
-    """Publishes order-book messages and the state of the subscriptions over the session of the moment.
+    """Publishes order-book messages and the state of the subscriptions over the current session.
 
-    `on_gap` is called with the instruments of which pushes were dropped, once all that waited is sent.
+    At most `buffer` pushes wait to be sent. `on_gap` is called with the instruments of which pushes were
+    dropped, once all that waited is sent.
     """
 
-    def __init__(self, on_gap: Callable[[set[Instrument]], None]) -> None:
+    def __init__(
+        self,
+        on_gap: Callable[[set[Instrument]], None],
+        *,
+        buffer: int,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.dropped = 0
         self._on_gap = on_gap
+        self._buffer = buffer
+        self._clock_ns = clock_ns
+        self._number = 0
         self._session: Session | None = None
-        # What came in this turn of the event loop.
+        # Pushes read in this turn of the event loop.
         self._arrived: list[_Push] = []
         self._waiting: deque[_Push] = deque()
-        # Sent and not confirmed, by delivery tag; None stands for what is not a push.
+        # Sent and not confirmed, by delivery tag; None for what is not a push.
         self._unconfirmed: dict[int, _Push | None] = {}
         self._next_tag = 1
         self._oldest_tag = 1
@@ -106,7 +123,7 @@ class FeedPublisher:
 
     @property
     def is_up(self) -> bool:
-        """Tell whether there is a session to publish on."""
+        """Whether there is a session to publish on."""
         return self._session is not None and self._session.is_open
 
     @property
@@ -123,7 +140,7 @@ class FeedPublisher:
 
     @property
     def backlog(self) -> int:
-        """How many pushes are not with the broker yet."""
+        """How many pushes the broker has not confirmed yet."""
         return len(self._arrived) + len(self._waiting) + len(self._unconfirmed)
 
     async def start(self, session: Session) -> None:
@@ -135,29 +152,29 @@ class FeedPublisher:
         self._announce()
         self._send()
 
-    def publish_book(self, instrument: Instrument, body: bytes, received: int, made: int) -> None:
+    def publish_book(self, instrument: Instrument, body: bytes, received_ms: int, made_ms: int) -> None:
         """Publish an order-book message that was received and made by the exchange at these milliseconds.
 
-        What comes in one turn of the event loop is put in the order in which it was made, for the sockets are
-        read one after the other: two legs would cross that never did.
+        Pushes read in one turn of the event loop are published in the order in which they were made. Sockets
+        are read one after the other: without sorting, two legs would cross that never did.
         """
         if not self._arrived:
             asyncio.get_running_loop().call_soon(self._queue)
-        self._arrived.append(_Push(instrument, body, received, made))
+        self._arrived.append(_Push(instrument, body, received_ms, made_ms))
 
-    def publish_subscriptions(self, subscriptions: bytes, kept: bytes) -> asyncio.Future[None]:
-        """Publish the subscription map, and save `kept` for the next start of the collector.
+    def publish_subscriptions(self, subscriptions: bytes, saved: bytes) -> asyncio.Future[None]:
+        """Publish the subscription map, and `saved` for the next start of the collector.
 
         Only the newest counts: without a session it is published when there is one. The future is done when
         the broker has both.
         """
-        self._subscriptions = (subscriptions, kept)
+        self._subscriptions = (subscriptions, saved)
         self._subscriptions_confirmed = asyncio.get_running_loop().create_future()
         self._announce()
         return self._subscriptions_confirmed
 
     def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
-        """Put a body that `queue` cannot take aside, counting the publish that this is."""
+        """Dead-letter a body that `queue` cannot take, counting the publish that this is."""
         if self._session is not None:
             self._session.dead_letter(queue, reason, properties, body)
             self._take_tag()
@@ -172,7 +189,7 @@ class FeedPublisher:
 
     def _queue(self) -> None:
         arrived, self._arrived = self._arrived, []
-        arrived.sort(key=_made)
+        arrived.sort(key=_made_ms)
         self._waiting.extend(arrived)
         self._send()
         self._limit()
@@ -180,12 +197,12 @@ class FeedPublisher:
     def _announce(self) -> None:
         if self._session is None or self._subscriptions is None or self._subscriptions_confirmed is None:
             return
-        subscriptions, kept = self._subscriptions
+        subscriptions, saved = self._subscriptions
         properties = BasicProperties(delivery_mode=PERSISTENT, content_type="application/json")
         with contextlib.suppress(SessionLost):
             self._session.publish(EXCHANGE, SUBSCRIPTION, subscriptions, properties)
             self._take_tag()
-            self._session.publish("", COLLECTOR_SUBSCRIPTIONS, kept, properties)
+            self._session.publish("", COLLECTOR_SUBSCRIPTIONS, saved, properties)
             self._announcements[self._take_tag()] = self._subscriptions_confirmed
 
     def _send(self) -> None:
@@ -195,7 +212,8 @@ class FeedPublisher:
         try:
             while waiting and len(unconfirmed) < MOST_UNCONFIRMED:
                 push = waiting[0]
-                session.publish(EXCHANGE, STORAGE, push.body, _PushProperties(push.received))
+                properties = _PushProperties(push.received_ms, self._next_number())
+                session.publish(EXCHANGE, STORAGE, push.body, properties)
                 unconfirmed[self._next_tag] = waiting.popleft()
                 self._next_tag += 1
         except SessionLost:
@@ -204,6 +222,15 @@ class FeedPublisher:
             gaps, self._gaps = self._gaps, set()
             logger.info("asking for fresh snapshots of the %d instruments that lost pushes", len(gaps))
             self._on_gap(gaps)
+
+    def _next_number(self) -> int:
+        """Return the `number` of the next message: the time in nanoseconds, and larger than the one before.
+
+        It rises over restarts too unless the machine's clock is set back meanwhile. A push that is published
+        again gets a new one: numbers are the order of the messages in the queues.
+        """
+        self._number = max(self._number + 1, self._clock_ns())
+        return self._number
 
     def _take_tag(self) -> int:
         """Count a publish that is no push."""
@@ -246,7 +273,7 @@ class FeedPublisher:
         self._limit()
 
     def _limit(self) -> None:
-        while len(self._waiting) > Config.PUBLISH_BUFFER:
+        while len(self._waiting) > self._buffer:
             self._gaps.add(self._waiting.popleft().instrument)
             self.dropped += 1
             self._overflow.warn(

@@ -563,7 +563,7 @@ def test_a_deleted_exchange_is_back_with_all_bindings_within_the_interval_and_wi
 def test_a_collector_without_traffic_hears_of_resync_again_after_the_exchange_was_deleted(
     place: Workspace,
 ) -> None:
-    place.start("market_data_collector", ready="connected to the broker", COLLECTOR_PORT=str(free_port()))
+    place.start_ready("market_data_collector", COLLECTOR_PORT=str(free_port()))
     before = bindings(place)
     assert RESYNC in {key for _, key in before}
     delete_exchange(place)

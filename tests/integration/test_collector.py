@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from config import Config
 from local_exchange.process import ExchangeProcess
 from tests.support.book_feed import mutated
+from tests.support.certificate import make_certificate, server_context
 from tests.support.workspace import (
     HERE,
     PYTHON,
@@ -237,6 +239,9 @@ def test_each_push_is_published_as_it_was_sent_to_both_keys(place: Workspace, tm
         published_at = properties.headers["published_at"]
         assert isinstance(published_at, int)
         assert abs(published_at - time.time() * 1000) < 60_000
+    numbers: list[Any] = [(properties.headers or {})["number"] for properties in storage.properties]
+    assert all(earlier < later for earlier, later in pairwise(numbers))
+    assert abs(numbers[0] - time.time_ns()) < 60 * 10**9
     queued = home.queued("storage")
     assert queued == storage.bodies
     assert home.queued("signal") == storage.bodies
@@ -676,6 +681,34 @@ def test_a_subscription_waits_for_an_exchange_that_is_away(home: Home, fault: st
     assert collector.subscribe(SPOT) == (200, {"status": "ok"})
 
 
+def test_a_symbol_that_the_exchange_refuses_when_it_is_back_is_removed(home: Home) -> None:
+    collector = home.collector()
+    home.exchange.fault("refuse_handshake")
+    assert collector.subscribe({"channel": "spot", "symbol": "NOPE"})[0] == 202
+    assert collector.subscribe(SPOT)[0] == 202
+    maps = home.tap("subscription")
+    home.exchange.fault("clear")
+    maps.wait(lambda maps: maps and maps[-1] == {"spot": ["BTCUSDT"]}, "a map without the symbol")
+    assert collector.subscriptions == {"spot": [{"symbol": "BTCUSDT", "matching_key": "a"}]}
+    wait_for(lambda: not collector.down, "health")
+
+
+def test_a_confirmed_topic_that_sends_nothing_keeps_its_connection(home: Home) -> None:
+    collector = home.collector(STREAM_SILENCE_MS="200")
+    home.exchange.fault("silence", new=True, **SPOT)
+    assert collector.subscribe(SPOT) == (200, {"status": "ok"})
+    assert collector.subscribe(PERP) == (200, {"status": "ok"})
+    before = home.exchange.get("/counters")
+    # Long enough for the request, its deadline and the next request.
+    wait_for(lambda: home.exchange.get("/counters")["subscribes"] > before["subscribes"], "asked again", 30)
+    assert home.connections() == before["opened"]
+    assert collector.down
+    home.exchange.fault("clear")
+    home.exchange.fault("snapshot", **SPOT)
+    wait_for(lambda: not collector.down, "health")
+    assert home.connections() == before["opened"]
+
+
 def test_a_kept_subscription_that_is_refused_later_is_tried_on(home: Home) -> None:
     collector = home.collector()
     collector.subscribe(SPOT)
@@ -690,29 +723,8 @@ def test_a_kept_subscription_that_is_refused_later_is_tried_on(home: Home) -> No
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
 def test_an_exchange_behind_tls_is_read_whole(home: Home, tmp_path: Path) -> None:
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "1",
-                "-subj",
-                "/CN=localhost",
-            ),
-            *("-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    relay = Relay("127.0.0.1", int(home.exchange.url.rpartition(":")[2]), context)
+    certificate = make_certificate(tmp_path)
+    relay = Relay("127.0.0.1", int(home.exchange.url.rpartition(":")[2]), server_context(certificate))
     relay.open()
     try:
         collector = home.collector(
@@ -922,6 +934,24 @@ def test_a_stop_ends_in_time_with_nothing_there(home: Home) -> None:
         (
             {"BYBIT_WS_URL": "http://127.0.0.1:1"},
             "setting BYBIT_WS_URL: expected ws://... or wss://..., was 'http://127.0.0.1:1'",
+        ),
+        (
+            {"BYBIT_WS_URL": "ws:///x"},
+            "setting BYBIT_WS_URL: expected scheme://host or scheme://host:port, was 'ws:///x'",
+        ),
+        (
+            {"BYBIT_WS_URL": "wss://localhost:99999"},
+            (
+                "setting BYBIT_WS_URL: expected scheme://host or scheme://host:port,"
+                " was 'wss://localhost:99999'"
+            ),
+        ),
+        (
+            {"WEBSOCKET_CLIENT_CA_BUNDLE": "/nowhere.pem"},
+            (
+                "setting WEBSOCKET_CLIENT_CA_BUNDLE: expected a file of certificates, was '/nowhere.pem'"
+                " ([Errno 2] No such file or directory)"
+            ),
         ),
     ],
 )

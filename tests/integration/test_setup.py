@@ -299,7 +299,7 @@ def test_plain_postgresql_gets_the_same_tables(database: Setup) -> None:
     assert "without TimescaleDB" in plain.succeed("start", "database")
     assert (
         plain.query("SELECT to_regclass('bybit.orderbook'), to_regclass('bybit.\"order\"')")
-        == 'bybit.orderbook|bybit."order"'
+        == 'orderbook|"order"'
     )
 
 

@@ -7,13 +7,11 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
-import pytest
 from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.session import Session, SessionLost
 from blackbird.collector.publisher import MOST_UNCONFIRMED, FeedPublisher
 from blackbird.market.instrument import Instrument
-from config import Config
 
 A = Instrument("spot", "A")
 B = Instrument("linear", "B")
@@ -64,9 +62,9 @@ def fake(session: Session) -> FakeSession:
 
 
 class Scene:
-    def __init__(self) -> None:
+    def __init__(self, buffer: int) -> None:
         self.gaps: list[set[Instrument]] = []
-        self.publisher = FeedPublisher(self.gaps.append)
+        self.publisher = FeedPublisher(self.gaps.append, buffer=buffer)
 
     async def begin(self) -> FakeSession:
         begun = session()
@@ -79,11 +77,23 @@ class Scene:
         await asyncio.sleep(0)
 
 
-def play(scene: Callable[[Scene], Awaitable[None]]) -> None:
+def play(scene: Callable[[Scene], Awaitable[None]], *, buffer: int = 20_000) -> None:
     async def act() -> None:
-        await scene(Scene())
+        await scene(Scene(buffer))
 
     asyncio.run(act())
+
+
+def number_of(properties: BasicProperties) -> int:
+    number = (as_received(properties).headers or {})["number"]
+    assert isinstance(number, int)
+    return number
+
+
+def as_received(properties: BasicProperties) -> BasicProperties:
+    decoded = BasicProperties()
+    decoded.decode(b"".join(properties.encode()))
+    return decoded
 
 
 def numbers(*values: int) -> list[bytes]:
@@ -95,15 +105,47 @@ def test_pushes_are_published_in_order_with_the_time_they_were_received() -> Non
         broker = await scene.begin()
         await scene.publish(1, 2, 1795395127162)
         assert broker.bodies == numbers(1, 2, 1795395127162)
-        encoded = b"".join(broker.properties[2].encode())
-        expected = BasicProperties(
-            delivery_mode=2,
-            content_type="application/json",
-            headers={"CC": ["signal"], "published_at": 1795395127162},
+        decoded = [as_received(properties) for properties in broker.properties]
+        headers = decoded[2].headers or {}
+        number = headers["number"]
+        assert headers == {"CC": ["signal"], "published_at": 1795395127162, "number": number}
+        assert decoded[2] == BasicProperties(
+            delivery_mode=2, content_type="application/json", headers=headers
         )
-        decoded = BasicProperties()
-        decoded.decode(encoded)
-        assert decoded == expected
+
+    play(act)
+
+
+def test_numbers_are_the_time_and_rise_with_every_message_however_the_clock_stands() -> None:
+    clock = iter([1_800_000_000_000_000_005, 1_800_000_000_000_000_005, 0, 1_800_000_000_000_000_100, 7])
+
+    async def act(scene: Scene) -> None:
+        publisher = FeedPublisher(scene.gaps.append, buffer=10, clock_ns=lambda: next(clock))
+        broker = session()
+        await publisher.start(broker)
+        for number in range(5):
+            publisher.publish_book(A, b"%d" % number, number, number)
+        await asyncio.sleep(0)
+        found = [number_of(each) for each in fake(broker).properties]
+        assert [number - 1_800_000_000_000_000_000 for number in found] == [5, 6, 7, 100, 101]
+
+    play(act)
+
+
+def test_numbers_rise_over_sessions_and_go_on_from_the_time_of_a_restart() -> None:
+    async def act(scene: Scene) -> None:
+        broker = await scene.begin()
+        await scene.publish(1, 2)
+        await broker.end()
+        again = await scene.begin()
+        await scene.publish(3)
+        restarted = Scene(10)
+        latest = await restarted.begin()
+        await restarted.publish(4)
+        sessions = (broker, again, latest)
+        found = [number_of(properties) for each in sessions for properties in each.properties]
+        assert len(found) == 6
+        assert found == sorted(set(found))
 
     play(act)
 
@@ -166,9 +208,7 @@ def test_a_refused_push_is_published_again() -> None:
     play(act)
 
 
-def test_only_so_many_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Config, "PUBLISH_BUFFER", 100)
-
+def test_only_so_many_are_on_their_way() -> None:
     async def act(scene: Scene) -> None:
         broker = await scene.begin()
         await scene.publish(*range(MOST_UNCONFIRMED + 150))
@@ -180,14 +220,10 @@ def test_only_so_many_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
         assert broker.bodies[MOST_UNCONFIRMED:] == numbers(*left)
         assert scene.gaps == [{A}]
 
-    play(act)
+    play(act, buffer=100)
 
 
-def test_the_oldest_are_dropped_without_a_broker_and_their_instruments_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Config, "PUBLISH_BUFFER", 3)
-
+def test_the_oldest_are_dropped_without_a_broker_and_their_instruments_named() -> None:
     async def act(scene: Scene) -> None:
         await scene.publish(1, 2)
         await scene.publish(3, 4, 5, instrument=B)
@@ -196,7 +232,7 @@ def test_the_oldest_are_dropped_without_a_broker_and_their_instruments_named(
         assert broker.bodies == numbers(3, 4, 5)
         assert scene.gaps == [{A}]
 
-    play(act)
+    play(act, buffer=3)
 
 
 def test_only_the_newest_subscriptions_are_published_when_the_broker_comes() -> None:

@@ -1,0 +1,81 @@
+"""The collector's sessions with the broker: what it declares, restores, publishes and takes from it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from blackbird.broker.session import Session, SessionLost
+from blackbird.broker.topology import COLLECTOR_SUBSCRIPTIONS, RESYNC
+from blackbird.collector.publisher import FeedPublisher
+from blackbird.collector.saved_subscriptions import SavedSubscription, decode_saved
+from blackbird.market.fields import InvalidMessage
+from blackbird.market.instrument import Instrument
+from blackbird.market.subscriptions import decode_resync
+
+logger = logging.getLogger(__name__)
+
+
+class BrokerLink:
+    """Serves one session after the other.
+
+    `on_restore` is called once, with the subscriptions of the collector before (none unless `restore`) before
+    anything is published; `on_resync` with each instrument that somebody wants a fresh snapshot of.
+    """
+
+    def __init__(
+        self,
+        publisher: FeedPublisher,
+        *,
+        restore: bool,
+        on_restore: Callable[[list[SavedSubscription]], None],
+        on_resync: Callable[[Iterable[Instrument]], None],
+    ) -> None:
+        self._publisher = publisher
+        self._restore = restore
+        self._on_restore = on_restore
+        self._on_resync = on_resync
+        self._restored = False
+
+    async def serve(self, session: Session) -> None:
+        """Declare, restore, publish and consume on a new session."""
+        await session.declare_feed()
+        await session.declare_queue(COLLECTOR_SUBSCRIPTIONS)
+        if not self._restored:
+            saved = await self._saved(session) if self._restore else []
+            self._restored = True
+            self._on_restore(saved)
+        await self._publisher.start(session)
+        queue = await session.declare_private_queue()
+        await session.bind(queue, RESYNC)
+        await session.consume(
+            queue,
+            partial(self._on_message, session),
+            label=RESYNC,
+            dead_letter=partial(self._publisher.dead_letter, RESYNC),
+        )
+
+    async def _saved(self, session: Session) -> list[SavedSubscription]:
+        kept = await session.peek(COLLECTOR_SUBSCRIPTIONS)
+        if kept is None:
+            return []
+        try:
+            return decode_saved(kept[1])
+        except InvalidMessage as error:
+            logger.warning("ignoring the saved subscriptions, they are malformed: %s", error)
+            return []
+
+    def _on_message(
+        self, session: Session, _: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
+        try:
+            self._on_resync([decode_resync(body)])
+        except InvalidMessage as error:
+            with contextlib.suppress(SessionLost):
+                self._publisher.dead_letter(RESYNC, str(error), properties, body)
+        session.acknowledge(method.delivery_tag or 0)

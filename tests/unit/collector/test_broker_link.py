@@ -1,0 +1,163 @@
+"""What the collector does with each new session, on sessions that keep what is asked of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pika.spec import BasicProperties
+
+from blackbird.broker.session import Session, SessionLost
+from blackbird.collector.broker_link import BrokerLink
+from blackbird.collector.publisher import FeedPublisher
+from blackbird.collector.saved_subscriptions import SavedSubscription
+from blackbird.market.instrument import Instrument
+
+SPOT = Instrument("spot", "BTCUSDT")
+SAVED = b'{"spot":[{"symbol":"BTCUSDT","matching_key":"a"}]}'
+
+
+class FakeSession:
+    """Keeps the calls in order; the test delivers to its consumer."""
+
+    def __init__(self, saved: bytes | None = None, *, lost_at: str = "") -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_open = True
+        self.calls: list[str] = []
+        self.dead: list[bytes] = []
+        self.deliver: Callable[[bytes], None] = print
+        self.acknowledged: list[int] = []
+        self._saved = saved
+        self._lost_at = lost_at
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self._lost_at:
+            raise SessionLost(name)
+
+    async def declare_feed(self) -> None:
+        self._call("declare_feed")
+
+    async def declare_queue(self, name: str) -> int:
+        self._call(f"declare {name}")
+        return 0
+
+    async def peek(self, name: str) -> tuple[BasicProperties, bytes] | None:
+        self._call(f"peek {name}")
+        return None if self._saved is None else (BasicProperties(), self._saved)
+
+    async def declare_private_queue(self) -> str:
+        return "private"
+
+    async def bind(self, queue: str, key: str) -> None:
+        self._call(f"bind {queue} to {key}")
+
+    async def confirm_publishes(self, _on_confirm: object) -> None:
+        self._call("publish")
+
+    async def consume(
+        self, queue: str, on_message: Callable[..., None], *, label: str, dead_letter: Callable[..., None]
+    ) -> str:
+        assert label == "resync"
+        assert dead_letter is not None
+        self._call(f"consume {queue}")
+        tags = iter(range(1, 100))
+        self.deliver = lambda body: on_message(
+            None, SimpleNamespace(delivery_tag=next(tags)), BasicProperties(), body
+        )
+        return "tag"
+
+    def acknowledge(self, delivery_tag: int) -> None:
+        self.acknowledged.append(delivery_tag)
+
+    def dead_letter(self, _queue: str, _reason: str, _properties: object, body: bytes) -> None:
+        self.dead.append(body)
+
+
+class Scene:
+    def __init__(self, *, restore: bool = True) -> None:
+        self.restored: list[list[SavedSubscription]] = []
+        self.wanted: list[Instrument] = []
+        self.link = BrokerLink(
+            FeedPublisher(lambda _: None, buffer=10),
+            restore=restore,
+            on_restore=self.restored.append,
+            on_resync=self._on_resync,
+        )
+
+    def _on_resync(self, instruments: Iterable[Instrument]) -> None:
+        self.wanted += instruments
+
+    async def serve(self, session: FakeSession) -> FakeSession:
+        await self.link.serve(cast("Session", session))
+        return session
+
+
+def play(act: Callable[[], Any]) -> None:
+    asyncio.run(act())
+
+
+def test_a_session_is_declared_then_restored_from_then_published_on() -> None:
+    async def act() -> None:
+        scene = Scene()
+        session = await scene.serve(FakeSession(SAVED))
+        assert session.calls == [
+            "declare_feed",
+            "declare collector.subscriptions",
+            "peek collector.subscriptions",
+            "publish",
+            "bind private to resync",
+            "consume private",
+        ]
+        assert scene.restored == [[SavedSubscription(SPOT, "a")]]
+
+    play(act)
+
+
+def test_the_saved_subscriptions_are_restored_once() -> None:
+    async def act() -> None:
+        scene = Scene()
+        with pytest.raises(SessionLost):
+            await scene.serve(FakeSession(SAVED, lost_at="peek collector.subscriptions"))
+        assert scene.restored == []
+        await scene.serve(FakeSession(SAVED))
+        await scene.serve(FakeSession(b"{}"))
+        assert scene.restored == [[SavedSubscription(SPOT, "a")]]
+
+    play(act)
+
+
+@pytest.mark.parametrize("saved", [None, b'{"moon": 5}', b""])
+def test_nothing_saved_or_nothing_understood_restores_nothing(saved: bytes | None) -> None:
+    async def act() -> None:
+        scene = Scene()
+        await scene.serve(FakeSession(saved))
+        assert scene.restored == [[]]
+
+    play(act)
+
+
+def test_without_restoring_what_was_saved_is_not_looked_at() -> None:
+    async def act() -> None:
+        scene = Scene(restore=False)
+        session = await scene.serve(FakeSession(SAVED))
+        assert "peek collector.subscriptions" not in session.calls
+        assert scene.restored == [[]]
+
+    play(act)
+
+
+def test_requests_for_snapshots_are_passed_on_and_malformed_ones_dead_lettered() -> None:
+    async def act() -> None:
+        scene = Scene()
+        session = await scene.serve(FakeSession())
+        session.deliver(b"no JSON")
+        session.deliver(b'{"channel": "spot", "symbol": "BTCUSDT"}')
+        assert scene.wanted == [SPOT]
+        assert session.dead == [b"no JSON"]
+        assert session.acknowledged == [1, 2]
+
+    play(act)
