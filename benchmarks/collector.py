@@ -29,14 +29,15 @@ RATES = (3000, 4000, 5000, 6000, 8000, 10_000)  # pushes a second, tried until i
 class Collector:
     """The collector's process and its HTTP side."""
 
-    def __init__(self, there: Place, exchange: ExchangeProcess, depth: int) -> None:
+    def __init__(self, there: Place, exchange_url: str, depth: int, **settings: str) -> None:
         port = free_port()
         self._url = f"http://127.0.0.1:{port}"
         self.service: Service = there.space.start_ready(
             "market_data_collector",
-            BYBIT_WS_URL=exchange.url,
+            BYBIT_WS_URL=exchange_url,
             COLLECTOR_PORT=str(port),
             ORDERBOOK_DEPTH=str(depth),
+            **settings,
         )
         self.pid = self.service.process.pid
         self.dropped = 0
@@ -84,7 +85,7 @@ def collecting(
 ) -> Iterator[tuple[ExchangeProcess, Collector]]:
     """Run a local exchange that stands still, and a collector that has subscribed all topics."""
     with ExchangeProcess("--rate", "0", "--repeat-after", "0", *arguments) as exchange:
-        collector = Collector(there, exchange, depth)
+        collector = Collector(there, exchange.url, depth)
         for channel, topic in topics:
             collector.subscribe(channel, topic)
         yield exchange, collector

@@ -82,7 +82,7 @@ class Pipeline:
         self._topics = len(topics)
         self._there = there
         processes = {name: there.space.start_ready(name).process.pid for name in SERVICES}
-        collector = Collector(there, exchange, depth)
+        collector = Collector(there, exchange.url, depth)
         for channel, topic in topics:
             collector.subscribe(channel, topic)
         self.collector = collector

@@ -18,20 +18,21 @@ from blackbird.broker.topology import EXCHANGE, FEED_QUEUES, QUEUE_ARGUMENTS
 from tests.support.workspace import ANY_AGE, HERE, PYTHON, Service, Workspace, workspace
 
 ANY_PRICE = {"MAX_PRICE_RATIO": "1000000000"}
-BARE = Path(__file__).resolve().parent / "bare.py"
+PROGRAMS = Path(__file__).resolve().parent
 
 
-class BareProgram:
-    """One of bare.py's programs."""
+class Program:
+    """One of the programs of bare.py or timed.py."""
 
-    def __init__(self, place: Place, *arguments: str) -> None:
+    def __init__(self, place: Place, script: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [PYTHON, str(BARE), *arguments],
+            [PYTHON, str(PROGRAMS / script), *arguments],
             cwd=HERE,
             env=place.environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            bufsize=1,
         )
 
     def __enter__(self) -> Self:
@@ -40,7 +41,12 @@ class BareProgram:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
+        cast("IO[str]", self.process.stdin).close()
         cast("IO[str]", self.process.stdout).close()
+
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input."""
+        cast("IO[str]", self.process.stdin).write(f"{line}\n")
 
     def says(self) -> dict[str, Any]:
         """Return the next line that it prints."""
@@ -61,8 +67,11 @@ class Place:
         """Return a connection of its own to the virtual host, to be used in a `with`."""
         return RawBroker(self.space.name, self.environment)
 
-    def bare(self, *arguments: str) -> BareProgram:
-        return BareProgram(self, *arguments)
+    def bare(self, *arguments: str) -> Program:
+        return Program(self, "bare.py", *arguments)
+
+    def timed(self, *arguments: str) -> Program:
+        return Program(self, "timed.py", *arguments)
 
     def declare_queues(self, *more: str) -> None:
         """Declare exchange and queues as the services do, so that they can be filled before those start."""

@@ -75,6 +75,16 @@ class RawBroker:
         """Start a consumer that acknowledges nothing."""
         self._call(pika.spec.Basic.Consume(queue=queue, no_ack=True))
 
+    def confirm_publishes(self) -> None:
+        """Have the broker confirm what is published from now on."""
+        self._call(pika.spec.Confirm.Select())
+
+    def discard(self) -> None:
+        """Read whatever comes, until the connection ends: a thread's work, beside one that only writes."""
+        self._socket.settimeout(None)
+        while self._socket.recv(262_144):
+            pass
+
     def frames(
         self, exchange: str, key: str, body: bytes, properties: BasicProperties | None = None
     ) -> bytes:

@@ -24,6 +24,7 @@ BENCHMARKS = {
     "ticks": "a book message to the order that it causes, against a bare relay",
     "orders": "an order to its answer, against a bare echo",
     "collector": "exchange pushes to both routing keys, against a bare publisher",
+    "latency": "exchange to `signal`, against a bare publisher",
     "pipeline": "everything at once: exchange to table, signal and orders",
     "scale": "cost and memory with instruments and messages; a burst",
     "cryptofeed_comparison": "cryptofeed's order book and backends on the same messages",

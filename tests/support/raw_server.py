@@ -9,6 +9,7 @@ import queue
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from typing import Self
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -40,13 +41,17 @@ def accepting(request: bytes) -> bytes:
     )
 
 
+OnText = Callable[["Client", bytes], None]
+
+
 class Client:
     """What the server has of one client."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, on_text: OnText | None) -> None:
         self.connection = connection
         self.received: list[tuple[int, bytes]] = []
         self.ended = threading.Event()
+        self._on_text = on_text
 
     def send(self, *chunks: bytes) -> None:
         for chunk in chunks:
@@ -66,6 +71,8 @@ class Client:
                 mask = self._exactly(4)
                 payload = bytes(b ^ mask[i % 4] for i, b in enumerate(self._exactly(size)))
                 self.received.append((head[0] & 0x0F, payload))
+                if self._on_text is not None and head[0] & 0x0F == 1:
+                    self._on_text(self, payload)
         self.ended.set()
 
     def _exactly(self, size: int) -> bytes:
@@ -79,11 +86,22 @@ class Client:
 
 
 class RawServer:
-    """Listens while it is entered; `answer` is sent to each client's request instead of the right one."""
+    """Listens while it is entered.
 
-    def __init__(self, context: ssl.SSLContext | None = None, answer: bytes | None = None) -> None:
+    `answer` is sent to each client's request instead of the right one; `on_text` is called with each text
+    message, in the thread of its client.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext | None = None,
+        *,
+        answer: bytes | None = None,
+        on_text: OnText | None = None,
+    ) -> None:
         self._context = context
         self._answer = answer
+        self._on_text = on_text
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._clients: queue.Queue[Client] = queue.Queue()
         self._all: list[Client] = []
@@ -122,7 +140,7 @@ class RawServer:
         with contextlib.suppress(OSError):
             if self._context is not None:
                 connection = self._context.wrap_socket(connection, server_side=True)
-            client = Client(connection)
+            client = Client(connection, self._on_text)
             self._all.append(client)
             request = b""
             while b"\r\n\r\n" not in request:
@@ -134,6 +152,7 @@ class RawServer:
                 connection.sendall(self._answer)
                 client.close()
                 return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.sendall(accepting(request))
             self._clients.put(client)
             client.read()
