@@ -261,7 +261,7 @@ class Settings(Servers):
     BYBIT_WS_URL: BaseUrl = ""
     BYBIT_REST_URL: BaseUrl = ""
     ORDERBOOK_DEPTH: int = Field(default=50, ge=1, le=1000)
-    WEBSOCKET_CLIENT_CA_BUNDLE: str = ""
+    WEBSOCKET_CLIENT_CA_BUNDLE: CaFile = ""
     STREAM_SILENCE_MS: int = Field(default=5000, ge=100, le=600_000)
     API_KEY: Secret = _MaskedText()
     API_SECRET: Secret = _MaskedText()

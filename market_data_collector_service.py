@@ -34,12 +34,16 @@ from blackbird.collector.http_api import create_app
 from blackbird.collector.publisher import FeedPublisher
 from blackbird.collector.system_view import SystemView
 from blackbird.market.instrument import Instrument
+from blackbird.runtime.paced_selector import LoadPace
 from blackbird.runtime.process import exit_for_setting, parse_arguments, run_service
 from config import Config, check_settings, log_settings
 
 logger = logging.getLogger(__name__)
-# Reads are coalesced over this many seconds: most of what a push costs, here and in the broker, are wake-ups.
-PACE = 0.003
+# Reads are coalesced over up to this many seconds under load: most of what a push costs, here and in the
+# broker, is the wake-up.
+LONGEST_REST = 0.003
+# Pushes a second: up to the first, reads are not coalesced; from the second on as much as it may be.
+CALM_RATE, BUSY_RATE = 1200, 2400
 # How long the end waits for the broker to take what is left.
 DRAIN_SECONDS = 2.5
 
@@ -56,31 +60,21 @@ class Server(uvicorn.Server):
 class MarketDataCollector:
     """The collector's parts, put together from the settings."""
 
-    def __init__(self) -> None:
-        self.publisher = FeedPublisher(self._on_gap, buffer=Config.PUBLISH_BUFFER)
-        self.feeds = FeedManager(
-            self.publisher,
-            StreamContext(
-                url=Config.BYBIT_WS_URL or (TESTNET if Config.BYBIT_ENVIRONMENT == "testnet" else MAINNET),
-                depth=Config.ORDERBOOK_DEPTH,
-                silence_seconds=Config.STREAM_SILENCE_MS / 1000,
-                connect=Connector(tls_context(Config.WEBSOCKET_CLIENT_CA_BUNDLE)).connect,
-                budget=ConnectionBudget(),
-                on_push=self.publisher.publish_book,
-            ),
-        )
-        self._broker = BrokerLink(
-            self.publisher,
+    def __init__(self, pace: LoadPace) -> None:
+        self._publisher = FeedPublisher(self._on_gap, buffer=Config.PUBLISH_BUFFER, on_read=pace.count)
+        self._feeds = FeedManager(self._publisher, self._streams())
+        self._link = BrokerLink(
+            self._publisher,
             restore=Config.RESTORE_SUBSCRIPTIONS,
-            on_restore=self.feeds.restore,
-            on_resync=self.feeds.request_snapshots,
+            on_restore=self._feeds.restore,
+            on_resync=self._feeds.request_snapshots,
         )
         self._view = SystemView(
             partial(Session.open, connection_parameters(**Config.BROKER_CONFIG, name="collector view"))
         )
         self._server = Server(
             uvicorn.Config(
-                create_app(self.feeds, self.publisher, self._view),
+                create_app(self._feeds, self._publisher, self._view),
                 lifespan="off",
                 log_config=None,
                 log_level="warning",
@@ -89,60 +83,52 @@ class MarketDataCollector:
             )
         )
 
-    def _on_gap(self, instruments: set[Instrument]) -> None:
-        self.feeds.request_snapshots(instruments)
-
     async def serve(self, stop: asyncio.Event, listening: socket.socket) -> None:
         """Collect until `stop`: HTTP on the `listening` socket, streams, publishing."""
         logger.info("HTTP on http://%s:%s", *listening.getsockname()[:2])
-        web = asyncio.create_task(self._server.serve(sockets=[listening]), name="http")
         broker = connection_parameters(**Config.BROKER_CONFIG, name="collector")
-        publishing = asyncio.create_task(keep_session(broker, self._broker.serve), name="publishing")
+        web = asyncio.create_task(self._server.serve(sockets=[listening]), name="http")
+        publishing = asyncio.create_task(keep_session(broker, self._link.serve), name="publishing")
         watching = asyncio.create_task(self._view.watch(), name="watching")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        ends: list[asyncio.Future[Any]] = [web, publishing, watching, stopping, self.feeds.failure]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        parts: list[asyncio.Future[Any]] = [web, publishing, watching, self._feeds.failure]
+        await asyncio.wait([*parts, stopping], return_when=asyncio.FIRST_COMPLETED)
         self._server.should_exit = True
-        await self.feeds.close()
-        await self.publisher.drain(DRAIN_SECONDS)
-        for end in (publishing, watching, stopping, self.feeds.failure):
+        await self._feeds.close()
+        await self._publisher.drain(DRAIN_SECONDS)
+        for end in (publishing, watching, stopping, self._feeds.failure):
             end.cancel()
-        outcomes = await asyncio.gather(web, publishing, watching, self.feeds.failure, return_exceptions=True)
-        for outcome in outcomes:
+        for outcome in await asyncio.gather(*parts, return_exceptions=True):
             if isinstance(outcome, Exception):
                 raise outcome
+
+    def _streams(self) -> StreamContext:
+        tls = ssl.create_default_context(cafile=Config.WEBSOCKET_CLIENT_CA_BUNDLE or None)
+        return StreamContext(
+            url=Config.BYBIT_WS_URL or (TESTNET if Config.BYBIT_ENVIRONMENT == "testnet" else MAINNET),
+            depth=Config.ORDERBOOK_DEPTH,
+            silence_seconds=Config.STREAM_SILENCE_MS / 1000,
+            connect=Connector(tls).connect,
+            budget=ConnectionBudget(),
+            on_push=self._publisher.publish_book,
+        )
+
+    def _on_gap(self, instruments: set[Instrument]) -> None:
+        self._feeds.request_snapshots(instruments)
 
 
 # --- the process ---------------------------------------------------------------------------------
 
 
-async def serve(stop: asyncio.Event, listening: socket.socket) -> None:
-    """Run a collector until `stop`."""
-    await MarketDataCollector().serve(stop, listening)
-
-
 def check_exchange_settings(asked: int, url: str) -> None:
-    """End the process with one line where the exchange has no such depth, or the URL is no stream's."""
+    """End the process with one line where the exchange has no such depth, or the URL is not a stream's."""
     if not any(asked in depths for depths in DEPTHS.values() if depths != DEPTHS["option"]):
         expected = ", ".join(map(str, DEPTHS["spot"]))
         exit_for_setting(f"ORDERBOOK_DEPTH: expected one of {expected}, was {asked}")
-    if url:
-        try:
-            check_url(url)
-        except ValueError as error:
-            exit_for_setting(f"BYBIT_WS_URL: {error}")
-
-
-def tls_context(authorities: str) -> ssl.SSLContext:
-    """Return the TLS context of all streams: it trusts the certificates in a file, or those of the system.
-
-    Ends the process with one line where the file can't be read.
-    """
     try:
-        return ssl.create_default_context(cafile=authorities or None)
-    except OSError as error:
-        expected = f"expected a file of certificates, was {authorities!r}"
-        exit_for_setting(f"WEBSOCKET_CLIENT_CA_BUNDLE: {expected} ({error})")
+        check_url(url or MAINNET)
+    except ValueError as error:
+        exit_for_setting(f"BYBIT_WS_URL: {error}")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -159,14 +145,14 @@ def main() -> None:
     parse_arguments(__doc__)
     check_settings()
     check_exchange_settings(Config.ORDERBOOK_DEPTH, Config.BYBIT_WS_URL)
-    tls_context(Config.WEBSOCKET_CLIENT_CA_BUNDLE)
     listening = listen(Config.COLLECTOR_HOST, Config.COLLECTOR_PORT)
+    pace = LoadPace(LONGEST_REST, calm=CALM_RATE, busy=BUSY_RATE)
     run_service(
         "market data collector",
-        lambda stop: serve(stop, listening),
+        lambda stop: MarketDataCollector(pace).serve(stop, listening),
         mode=OrderMode.of(**Config.ORDER_CONFIG),
         log_level=Config.LOG_LEVEL,
-        pace=PACE,
+        pace=pace,
         on_start=log_settings,
     )
 

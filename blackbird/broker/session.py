@@ -299,7 +299,7 @@ async def keep_session(
         finally:
             if session is not None:
                 await session.closed()
-        pause = backoff.next_delay()
+        pause = backoff.next()
         await sleep(pause)
 
 

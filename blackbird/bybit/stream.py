@@ -153,7 +153,7 @@ class Stream:
 
     async def run(self) -> None:
         """Serve the subscription until cancelled, which closes its connection."""
-        async for _ in self._backoff:
+        while True:
             try:
                 async with self._connected() as socket:
                     while True:
@@ -161,6 +161,7 @@ class Stream:
                         await self._forward(socket)
             except (ConnectFailed, ConnectionClosed, Silent) as error:
                 self._on_outage(str(error))
+            await asyncio.sleep(self._backoff.next())
 
     # --- where it stands ---------------------------------------------------------------------
 
@@ -197,14 +198,14 @@ class Stream:
                     break
             except Refused as refusal:
                 self._on_refusal(str(refusal))
-                await _wait(socket, seconds=self._backoff.next_delay())
+                await _wait(socket, seconds=self._backoff.next())
                 continue
             if self._has_snapshot and asked >= self._no_replacement_before:
                 self._no_replacement_before = asked + LONGEST_QUIET_SECONDS
                 raise Silent("accepted anew, but no snapshot followed")
             self._has_snapshot = False
             self._log_failure("accepted, but no snapshot followed")
-            if await self._first_snapshot(socket, asked, quiet.next_delay()):
+            if await self._first_snapshot(socket, asked, quiet.next()):
                 break
         self._on_live()
 

@@ -71,7 +71,12 @@ class BrokerLink:
             return []
 
     def _on_message(
-        self, session: Session, _: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+        self,
+        session: Session,
+        _: Channel,
+        method: Basic.Deliver,
+        properties: BasicProperties,
+        body: bytes,
     ) -> None:
         try:
             self._on_resync([decode_resync(body)])

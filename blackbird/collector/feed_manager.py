@@ -31,7 +31,7 @@ class MapPublisher(Protocol):
 
     @property
     def subscriptions_confirmed(self) -> bool:
-        """Whether the broker has the newest map."""
+        """Whether the broker has the newest of the subscriptions that were published."""
 
     def publish_subscriptions(self, subscriptions: bytes, saved: bytes) -> asyncio.Future[None]:
         """Publish the map and what the next start restores; done when the broker has both."""
@@ -118,6 +118,11 @@ class FeedManager:
         """Return the instruments with this matching key, those without an answer of the exchange included."""
         return [each for each, stream in self._streams.items() if stream.matching_key == matching_key]
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether the broker has the subscriptions as they are."""
+        return self._restored and self._publisher.subscriptions_confirmed
+
     def listed(self) -> dict[str, list[dict[str, str]]]:
         """Return the subscriptions by channel, each with its symbol and matching key."""
         return {
@@ -134,11 +139,6 @@ class FeedManager:
             for instrument, stream in self._streams.items()
             if instrument in self.matching_key and not stream.is_up
         ]
-
-    @property
-    def is_saved(self) -> bool:
-        """Whether the broker has the subscriptions as they are."""
-        return self._restored and self._publisher.subscriptions_confirmed
 
     async def close(self) -> None:
         """End all streams."""

@@ -91,7 +91,7 @@ class FeedPublisher:
     """Publishes order-book messages and the state of the subscriptions over the current session.
 
     At most `buffer` pushes wait to be sent. `on_gap` is called with the instruments of which pushes were
-    dropped, once all that waited is sent.
+    dropped, once all that waited is sent; `on_read` with the number of pushes that were read together.
     """
 
     def __init__(
@@ -99,11 +99,13 @@ class FeedPublisher:
         on_gap: Callable[[set[Instrument]], None],
         *,
         buffer: int,
+        on_read: Callable[[int], None] = lambda _: None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.dropped = 0
         self._on_gap = on_gap
         self._buffer = buffer
+        self._on_read = on_read
         self._clock_ns = clock_ns
         self._number = 0
         self._session: Session | None = None
@@ -189,6 +191,7 @@ class FeedPublisher:
 
     def _queue(self) -> None:
         arrived, self._arrived = self._arrived, []
+        self._on_read(len(arrived))
         arrived.sort(key=_made_ms)
         self._waiting.extend(arrived)
         self._send()

@@ -67,10 +67,10 @@ class StoreLoop:
                 stored = await self._state.store_pending()
             except (DatabaseUnavailable, RowsRejected) as error:
                 outage.warn("executions wait in the journal for the database: %s", error)
-                failed, pause = True, backoff.next_delay()
+                failed, pause = True, backoff.next()
             except sqlite3.Error as error:
                 outage.warn("what is stored can't be removed from the journal: %s", error)
-                failed, pause = True, backoff.next_delay()
+                failed, pause = True, backoff.next()
             except Fenced as error:
                 logger.warning("executions stay in the journal: %s", error)
                 await self._on_fenced()

@@ -80,7 +80,7 @@ class EngineState:
                 waiting.warn("recovery pending, orders are held: %s", error)
             else:
                 return self.engine
-            await asyncio.wait([lost], timeout=backoff.next_delay())
+            await asyncio.wait([lost], timeout=backoff.next())
             if lost.done():
                 lost.result()
 

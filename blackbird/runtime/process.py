@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from blackbird import __version__
-from blackbird.runtime.paced_selector import PacedSelector
+from blackbird.runtime.paced_selector import Pace, PacedSelector
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def run_service(
     *,
     mode: object = "",
     log_level: str = "INFO",
-    pace: float = 0.0,
+    pace: Pace | float = 0.0,
     on_start: Callable[[], None] | None = None,
 ) -> None:
     """Run `serve` until it ends after the event that SIGINT or SIGTERM sets, with exit status 0.

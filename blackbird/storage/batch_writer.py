@@ -95,7 +95,7 @@ class BatchWriter:
             except DatabaseUnavailable as error:
                 failed = True
                 self._outage.warn("%d messages wait for the database: %s", len(batch.lines), error)
-                await asyncio.sleep(backoff.next_delay())
+                await asyncio.sleep(backoff.next())
                 # With what has arrived since: one that is taken shows that those rejected are at fault.
                 batch = batch.followed_by(self._next_batch())
             else:

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import select
-import shutil
 import socket
 import ssl
 import subprocess
@@ -28,7 +27,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from config import Config
 from local_exchange.process import ExchangeProcess
 from tests.support.book_feed import mutated
-from tests.support.certificate import make_certificate, server_context
+from tests.support.certificates import make_certificate
 from tests.support.workspace import (
     HERE,
     PYTHON,
@@ -690,7 +689,7 @@ def test_a_symbol_that_the_exchange_refuses_when_it_is_back_is_removed(home: Hom
     home.exchange.fault("clear")
     maps.wait(lambda maps: maps and maps[-1] == {"spot": ["BTCUSDT"]}, "a map without the symbol")
     assert collector.subscriptions == {"spot": [{"symbol": "BTCUSDT", "matching_key": "a"}]}
-    wait_for(lambda: not collector.down, "health")
+    wait_for(lambda: not collector.down, "the one that is left")
 
 
 def test_a_confirmed_topic_that_sends_nothing_keeps_its_connection(home: Home) -> None:
@@ -705,7 +704,7 @@ def test_a_confirmed_topic_that_sends_nothing_keeps_its_connection(home: Home) -
     assert collector.down
     home.exchange.fault("clear")
     home.exchange.fault("snapshot", **SPOT)
-    wait_for(lambda: not collector.down, "health")
+    wait_for(lambda: not collector.down, "its first snapshot")
     assert home.connections() == before["opened"]
 
 
@@ -721,14 +720,13 @@ def test_a_kept_subscription_that_is_refused_later_is_tried_on(home: Home) -> No
     assert collector.subscriptions == {"spot": [{"symbol": "BTCUSDT", "matching_key": "a"}]}
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
 def test_an_exchange_behind_tls_is_read_whole(home: Home, tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path)
-    relay = Relay("127.0.0.1", int(home.exchange.url.rpartition(":")[2]), server_context(certificate))
+    relay = Relay("127.0.0.1", int(home.exchange.url.rpartition(":")[2]), certificate.server)
     relay.open()
     try:
         collector = home.collector(
-            BYBIT_WS_URL=f"wss://localhost:{relay.port}", WEBSOCKET_CLIENT_CA_BUNDLE=str(certificate)
+            BYBIT_WS_URL=f"wss://localhost:{relay.port}", WEBSOCKET_CLIENT_CA_BUNDLE=str(certificate.file)
         )
         tap = home.tap("signal")
         assert collector.subscribe(SPOT) == (200, {"status": "ok"})
@@ -941,16 +939,20 @@ def test_a_stop_ends_in_time_with_nothing_there(home: Home) -> None:
         ),
         (
             {"BYBIT_WS_URL": "wss://localhost:99999"},
+            "setting BYBIT_WS_URL: expected scheme://host or scheme://host:port, was 'wss://localhost:99999'",
+        ),
+        (
+            {"BYBIT_WS_URL": "ws://localhost/?a=b"},
             (
-                "setting BYBIT_WS_URL: expected scheme://host or scheme://host:port,"
-                " was 'wss://localhost:99999'"
+                "setting BYBIT_WS_URL: expected ws://... or wss://..., was 'ws://localhost/?a=b'"
+                " (a base URL: /v5/public/... is appended)"
             ),
         ),
         (
             {"WEBSOCKET_CLIENT_CA_BUNDLE": "/nowhere.pem"},
             (
-                "setting WEBSOCKET_CLIENT_CA_BUNDLE: expected a file of certificates, was '/nowhere.pem'"
-                " ([Errno 2] No such file or directory)"
+                "setting WEBSOCKET_CLIENT_CA_BUNDLE: expected a file of certificates (PEM; No such file or"
+                " directory), was '/nowhere.pem'"
             ),
         ),
     ],

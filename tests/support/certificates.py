@@ -27,6 +27,11 @@ def make_certificate(folder: Path, host: str = "localhost") -> Certificate:
     names = ["-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}"]
     files = ["-keyout", str(key), "-out", str(file)]
     subprocess.run([*request, *names, *files], check=True, capture_output=True)
+    return Certificate(file, server_context(file))
+
+
+def server_context(file: Path) -> ssl.SSLContext:
+    """Return the context of a server with a certificate that `make_certificate` has made."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(file, key)
-    return Certificate(file, server)
+    server.load_cert_chain(file, file.with_suffix(".key"))
+    return server

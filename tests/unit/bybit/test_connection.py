@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import selectors
-import shutil
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blackbird.bybit.connection import LARGEST_MESSAGE, ConnectFailed, Connection, Connector
 from blackbird.bybit.protocol import PING, InvalidFrame
-from tests.support.certificate import make_certificate, server_context
+from tests.support.certificates import Certificate, make_certificate
 from tests.support.raw_server import Client, RawServer, frame
 
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl for a certificate")
 TEXT, BINARY, CLOSE, PING_FRAME, PONG_FRAME = 1, 2, 8, 9, 10
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
@@ -302,10 +299,9 @@ def test_a_cancelled_attempt_leaves_no_connection() -> None:
 # --- TLS -----------------------------------------------------------------------------------------
 
 
-@needs_openssl
-def test_a_server_that_is_not_trusted_is_a_failed_attempt(certificate: Path) -> None:
+def test_a_server_that_is_not_trusted_is_a_failed_attempt(certificate: Certificate) -> None:
     async def work() -> None:
-        with RawServer(server_context(certificate)) as server, pytest.raises(ConnectFailed) as error:
+        with RawServer(certificate.server) as server, pytest.raises(ConnectFailed) as error:
             await Connector(ssl.create_default_context()).connect(server.url, Taken())
         assert "certificate" in str(error.value).lower()
 
@@ -325,16 +321,17 @@ class CountingSelector(selectors.DefaultSelector):
         return found
 
 
-@needs_openssl
 @pytest.mark.parametrize("secure", [False, True])
-def test_a_burst_is_read_in_a_few_turns_of_the_loop_with_tls_too(certificate: Path, secure: bool) -> None:
+def test_a_burst_is_read_in_a_few_turns_of_the_loop_with_tls_too(
+    certificate: Certificate, secure: bool
+) -> None:
     """Each push is a record of its own: one record a turn would be a thousand turns."""
     pushes = [b"%0300d" % number for number in range(1000)]
     selector = CountingSelector()
 
     async def work(server: RawServer) -> None:
         taken = Taken()
-        connector = Connector(ssl.create_default_context(cafile=certificate)) if secure else Connector()
+        connector = Connector(ssl.create_default_context(cafile=certificate.file)) if secure else Connector()
         async with connected(server, taken, connector) as (_, client):
             # The loop stands still meanwhile: all are there when it looks.
             client.send(*(frame(TEXT, push) for push in pushes))
@@ -344,7 +341,7 @@ def test_a_burst_is_read_in_a_few_turns_of_the_loop_with_tls_too(certificate: Pa
             assert selector.turns - before <= 20
 
     with (
-        RawServer(server_context(certificate) if secure else None) as server,
+        RawServer(certificate.server if secure else None) as server,
         asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner,
     ):
         runner.run(asyncio.wait_for(work(server), 20))

@@ -29,6 +29,7 @@ class FakeSession:
         self.calls: list[str] = []
         self.dead: list[bytes] = []
         self.deliver: Callable[[bytes], None] = print
+        self.on_failure: Callable[..., None] = print
         self.acknowledged: list[int] = []
         self._saved = saved
         self._lost_at = lost_at
@@ -61,9 +62,8 @@ class FakeSession:
     async def consume(
         self, queue: str, on_message: Callable[..., None], *, label: str, dead_letter: Callable[..., None]
     ) -> str:
-        assert label == "resync"
-        assert dead_letter is not None
-        self._call(f"consume {queue}")
+        self._call(f"consume {queue} as {label}")
+        self.on_failure = dead_letter
         tags = iter(range(1, 100))
         self.deliver = lambda body: on_message(
             None, SimpleNamespace(delivery_tag=next(tags)), BasicProperties(), body
@@ -110,7 +110,7 @@ def test_a_session_is_declared_then_restored_from_then_published_on() -> None:
             "peek collector.subscriptions",
             "publish",
             "bind private to resync",
-            "consume private",
+            "consume private as resync",
         ]
         assert scene.restored == [[SavedSubscription(SPOT, "a")]]
 
@@ -159,5 +159,7 @@ def test_requests_for_snapshots_are_passed_on_and_malformed_ones_dead_lettered()
         assert scene.wanted == [SPOT]
         assert session.dead == [b"no JSON"]
         assert session.acknowledged == [1, 2]
+        session.on_failure("a fault", BasicProperties(), b"poison")
+        assert session.dead == [b"no JSON", b"poison"]
 
     play(act)

@@ -34,7 +34,7 @@ class FakePublisher:
 
     @property
     def subscriptions_confirmed(self) -> bool:
-        return all(confirm.done() for confirm in self.confirms)
+        return not self.confirms or self.confirms[-1].done()
 
     def publish_subscriptions(self, subscriptions: bytes, saved: bytes) -> asyncio.Future[None]:
         self.maps.append(json.loads(subscriptions))
@@ -140,6 +140,19 @@ def test_the_same_again_changes_nothing_and_another_key_takes_a_snapshot_of_the_
     play(act)
 
 
+def test_a_group_has_those_without_an_answer_too() -> None:
+    async def act(scene: Scene) -> None:
+        await scene.feeds.subscribe(SPOT, "a")
+        scene.exchange.on_request = lambda _socket, _request: None
+        subscribing = asyncio.create_task(scene.feeds.subscribe(PERP, "a"))
+        await wait_until(lambda: len(scene.open()) == 2)
+        assert scene.feeds.group("a") == [SPOT, PERP]
+        assert scene.feeds.group("b") == []
+        subscribing.cancel()
+
+    play(act)
+
+
 def test_many_at_once_for_one_instrument_are_one_stream() -> None:
     async def act(scene: Scene) -> None:
         answers = await asyncio.gather(*(scene.feeds.subscribe(SPOT, "a") for _ in range(10)))
@@ -153,12 +166,14 @@ def test_many_at_once_for_one_instrument_are_one_stream() -> None:
 def test_the_answer_waits_until_the_broker_has_the_map() -> None:
     async def act(scene: Scene) -> None:
         scene.publisher.is_up = True
+        assert scene.publisher.maps == []
         subscribing = asyncio.create_task(scene.feeds.subscribe(SPOT, "a"))
-        await wait_until(lambda: scene.publisher.confirms)
+        await wait_until(lambda: scene.publisher.maps)
         await asyncio.sleep(0.5)
-        assert not subscribing.done()
-        scene.publisher.confirms[0].set_result(None)
+        assert [subscribing.done(), scene.feeds.is_saved] == [False, False]
+        scene.publisher.confirms[-1].set_result(None)
         assert (await subscribing)[0] is SubscriptionStatus.ACCEPTED
+        assert scene.feeds.is_saved
         # ... but not for a broker that does not answer.
         await scene.feeds.unsubscribe(SPOT)
 
@@ -296,6 +311,7 @@ def test_nothing_is_published_before_the_saved_subscriptions_are_restored() -> N
         await scene.feeds.subscribe(SPOT, "new")
         await scene.feeds.unsubscribe(Instrument("linear", "GONE"))
         assert scene.publisher.maps == []
+        assert not scene.feeds.is_saved
         saved = [
             SavedSubscription(SPOT, "old"),
             SavedSubscription(PERP, "b"),

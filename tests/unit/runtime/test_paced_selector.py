@@ -1,4 +1,4 @@
-"""The pace of an event loop, on a clock that the test moves."""
+"""The pace of an event loop, on a clock that the test moves; the ends of a socket pair stand for its own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import selectors
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from blackbird.runtime import paced_selector
-from blackbird.runtime.paced_selector import PacedSelector
+from blackbird.runtime.paced_selector import IdleShare, LoadPace, PacedSelector
 
 PACE = 0.004
 
@@ -122,3 +123,94 @@ def test_a_thread_that_wakes_the_loop_is_not_kept(ends: tuple[socket.socket, soc
     selector = Telling(600)
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
         runner.run(act())
+
+
+def test_the_first_file_has_to_be_the_socket_that_wakes_the_loop() -> None:
+    with (
+        PacedSelector(PACE) as selector,
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        pytest.raises(RuntimeError),
+    ):
+        selector.register(listening, selectors.EVENT_READ)
+
+
+def test_that_socket_is_the_first_that_asyncio_registers() -> None:
+    asyncio.SelectorEventLoop(PacedSelector(PACE)).close()
+
+
+# --- the pace under load -------------------------------------------------------------------------
+
+
+class Load:
+    """Messages at a rate, and the machine's idle share."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.idle = 0.0
+        self.pace = LoadPace(
+            0.003, calm=1000, busy=2000, idle_share=lambda: self.idle, clock=lambda: self.now
+        )
+
+    def run(self, rate: float, seconds: float) -> float:
+        """Return the rest after some seconds of messages at a rate."""
+        rest = -1.0
+        for _ in range(round(seconds * 100)):
+            self.now += 0.01
+            self.pace.count(round(rate / 100))
+            rest = self.pace()
+        return rest
+
+
+@pytest.mark.parametrize(
+    ("rate", "idle", "rest"),
+    [
+        (0, 0.0, 0.0),
+        (1000, 0.0, 0.0),
+        (1500, 0.0, 0.0015),
+        (2000, 0.0, 0.003),
+        (9000, 0.1, 0.003),
+        (9000, 0.25, 0.0015),
+        (9000, 0.4, 0.0),
+        (9000, 1.0, 0.0),
+        (1500, 0.25, 0.00075),
+    ],
+)
+def test_rests_grow_with_the_rate_as_far_as_the_machine_is_short_of_idle_time(
+    rate: float, idle: float, rest: float
+) -> None:
+    load = Load()
+    load.idle = idle
+    assert load.run(rate, 10) == pytest.approx(rest, abs=1e-5)
+
+
+def test_the_rest_follows_the_load_within_a_second_or_two_and_is_not_upset_by_a_moment() -> None:
+    load = Load()
+    assert load.run(500, 5) == 0
+    assert load.run(3000, 0.1) == 0
+    assert load.run(3000, 2) > 0.0025
+    assert load.run(500, 1) == 0
+
+
+def test_the_idle_share_is_that_since_the_last_look(tmp_path: Path) -> None:
+    source = tmp_path / "stat"
+    source.write_text("cpu  100 0 100 700 100 0 0 0 5 5\ncpu0 ...\n")
+    share = IdleShare(source)
+    source.write_text("cpu  130 10 120 720 110 5 5 0 9 9\ncpu0 ...\n")
+    assert share.measure() == pytest.approx(0.3)
+    assert share.measure() == 0
+
+
+@pytest.mark.parametrize("text", ["", "cpu\n", "nonsense here\n"])
+def test_without_figures_there_is_no_idle_time(tmp_path: Path, text: str) -> None:
+    source = tmp_path / "stat"
+    source.write_text(text)
+    assert IdleShare(source).measure() == 0
+    assert IdleShare(tmp_path / "missing").measure() == 0
+
+
+def test_the_system_tells_its_idle_time() -> None:
+    share = IdleShare()
+    shares: list[float] = []
+    while len(set(shares)) < 3:  # its ticks are a hundredth of a second
+        shares.append(share.measure())
+    assert all(0 <= each <= 1 for each in shares)
