@@ -167,7 +167,7 @@ class PrivateStream:
         return push
 
     def _push_to(self, socket: Socket, push: Push, times: int) -> None:
-        if not socket.authorised or socket.silent:
+        if socket.silent:
             return
         for topic in (push.topic, f"{push.topic}.{push.category}"):
             if topic in socket.other_topics:

@@ -188,6 +188,20 @@ def test_orders_are_told_in_every_form_that_the_exchange_has(
     assert first == {"order", "execution"}
 
 
+def test_pushes_of_a_topic_keep_their_order_whatever_each_is_late() -> None:
+    with ExchangeProcess("--rate", "0", "--fill-delay", "0", "--push-delay", "0,40", *UNLIMITED) as exchange:
+        trader = Trader(exchange)
+        with private_stream(exchange, ("order",)) as stream:
+            for number in range(30):
+                trader.place(qty="0.001", orderLinkId=f"order-{number}")
+            for number in range(30):
+                ended(stream, f"order-{number}")
+            statuses: dict[str, list[str]] = {}
+            for row in stream.rows("order"):
+                statuses.setdefault(row["orderLinkId"], []).append(row["orderStatus"])
+    assert {tuple(told) for told in statuses.values()} == {("New", "Filled"), ("Filled",)}
+
+
 def test_topics_of_a_category_have_only_its_rows_under_their_own_name(
     exchange: ExchangeProcess, trader: Trader
 ) -> None:
