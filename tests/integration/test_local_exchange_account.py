@@ -160,7 +160,7 @@ def test_client_may_be_behind_by_its_window_and_ahead_by_less_than_a_second(
 
 
 def test_orders_beyond_the_rate_are_refused_by_category_and_headers_count_down(start: Start) -> None:
-    exchange = start("--orders-per-second", "linear=3", "--orders-per-second", "spot=1")
+    exchange = start("--orders-per-second", "linear=3", "--orders-per-second", "spot=1", "--ip-requests", "0")
     trader = Trader(exchange, return_response_headers=True)
     order = {"symbol": "BTCPERP", "side": "Buy", "orderType": "Market", "qty": "0.001"}
     answered = [trader.http.place_order(category="linear", **order)[2] for _ in range(3)]
@@ -185,7 +185,7 @@ def test_orders_beyond_the_rate_are_refused_by_category_and_headers_count_down(s
     refused = 1
     while not accepted():
         refused += 1
-        assert refused < 1000, "the second is over"
+        assert refused < 10_000, "the second is over"
     limits = exchange.get("/counters")["private"]["limits"]
     assert limits["create linear"] == {"limit": 3, "most_in_a_second": 3, "refused": refused}
     assert limits["create spot"]["most_in_a_second"] == 1
