@@ -259,8 +259,8 @@ def test_request_without_reply_to_is_worked_off_all_the_same(shared: Workspace, 
 
 def test_signal_engine_sends_orders_as_promised(place: Workspace) -> None:
     engine = EngineStandIn(place)
-    signal = place.start_signal(ORDER_TIMEOUT_MS="7000")
-    engine.wait_for(lambda: "the trading engine has" in signal.output, "its question answered")
+    place.start_signal(ORDER_TIMEOUT_MS="7000")
+    engine.wait_for(lambda: engine.answered, "its question")
     asked = place.channel()
     assert asked.queue_declare("orders", passive=True).method.consumer_count == 1
     before = now_ms()
@@ -357,7 +357,7 @@ def test_services_wait_for_broker_and_database_that_are_not_there_yet(tmp_path: 
         feed = BookFeed(place)
         feed.publish("storage", book_message("BTCUSDT", 1, bids=[("1", "1")]))
         wait_for(lambda: updates(place) == 1)
-        services[2].wait_for_line("the trading engine has 0 spreads open")
+        place.await_ready(*services)
         assert [service.stop() for service in services] == [0, 0, 0]
     finally:
         place.close()

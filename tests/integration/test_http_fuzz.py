@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from blackbird.collector.http_api import Feeds, Publishing, System, create_app
 from local_exchange.process import ExchangeProcess
-from tests.support.workspace import HERE, PYTHON, Service, Workspace, free_port, workspace
+from tests.support.workspace import HERE, PYTHON, Service, Workspace, free_port, wait_for, workspace
 
 # Each symbol that the exchange has to refuse takes a connection; Bybit's limit on those is not tested here.
 WITHOUT_CONNECTION_LIMIT = """
@@ -38,7 +38,7 @@ class Fuzzed:
         environment = {**place.environment, "BYBIT_WS_URL": exchange.url, "COLLECTOR_PORT": str(self.port)}
         command = [PYTHON, "-c", WITHOUT_CONNECTION_LIMIT]
         self.service = Service(command, {**environment, "PYTHONPATH": str(HERE)}, place.folder / "fuzzed.log")
-        self.service.wait_for_line("connected to the broker")
+        wait_for(lambda: place.bindings("resync"), "the collector is at work")
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ class EngineStandIn:
         self.answers_questions = answers_questions
         self.spreads: list[dict[str, Any]] = []
         self.questions: list[Asked] = []
+        self.answered = 0  # questions
         self.asked: list[Asked] = []
 
     def pump(self, seconds: float = 0.02) -> None:
@@ -67,6 +68,7 @@ class EngineStandIn:
     def answer_question(self) -> None:
         asked = self.questions.pop(0)
         self.reply(asked, {"status": "ACK", "info": "open spreads", "open_spreads": self.spreads})
+        self.answered += 1
 
     def _take(self, _c: Any, _m: Any, properties: pika.BasicProperties, body: bytes) -> None:
         order = json.loads(body, parse_float=Decimal)

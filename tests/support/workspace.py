@@ -224,11 +224,12 @@ class Workspace:
         """Return how many processes of a service consume what they are there for, 0 without a broker."""
         with contextlib.suppress(BrokerUnavailableError, OSError):
             if name == COLLECTOR:
-                return self._bindings("resync")
+                return self.bindings("resync")
             return self.consumers(CONSUMED[name])
         return 0
 
-    def _bindings(self, key: str) -> int:
+    def bindings(self, key: str) -> int:
+        """Return how many queues are bound to a routing key of the exchange."""
         path = f"exchanges/{urllib.parse.quote(self.name, safe='')}/data_feeder/bindings/source"
         bindings = management(self.environment, "GET", path)
         return sum(binding["routing_key"] == key for binding in bindings)

@@ -169,7 +169,7 @@ def test_engine_that_was_overtaken_makes_way_and_later_knows_what_the_other_did(
         first = place.start_engine(MAX_RISK_OPEN_POSITION="1000", RABBITMQ_PORT=proxy.port)
         assert client.ask(new_order(size=4)) == ACK
         second = place.start("trading_engine", MAX_RISK_OPEN_POSITION="1000")
-        second.wait_for_line("another process does this work already")
+        wait_for(second.broker_connections, "the second connected")
         # The first stands still for so long that the broker gives it up.
         first.pause()
         assert proxy.cut() == 1
