@@ -10,7 +10,7 @@ from typing import Any, cast
 from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.session import Session, SessionLost
-from blackbird.collector.publisher import MOST_UNCONFIRMED, FeedPublisher
+from blackbird.collector.publisher import MOST_UNCONFIRMED, BrokerState, FeedPublisher
 from blackbird.market.instrument import Instrument
 
 A = Instrument("spot", "A")
@@ -22,6 +22,7 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.blocked: str | None = None
         self.bodies: list[bytes] = []
         self.properties: list[BasicProperties] = []
         self._on_confirm: Callable[[Any], None] = print
@@ -262,5 +263,46 @@ def test_subscriptions_are_with_the_broker_when_both_their_messages_are_confirme
         assert scene.publisher.backlog == 1
         broker.confirm(4)
         assert scene.publisher.backlog == 0
+
+    play(act)
+
+
+def test_subscriptions_are_confirmed_by_whichever_session_the_broker_confirms_them_on() -> None:
+    async def act(scene: Scene) -> None:
+        confirmed = [scene.publisher.subscriptions_confirmed]
+        waiting = scene.publisher.publish_subscriptions(b"map", b"kept")
+        await (await scene.begin()).end()
+        broker = await scene.begin()
+        confirmed.append(scene.publisher.subscriptions_confirmed)
+        broker.confirm(2, multiple=True)
+        assert waiting.done()
+        confirmed.append(scene.publisher.subscriptions_confirmed)
+        # A session that publishes them once more takes nothing of that back.
+        await broker.end()
+        broker = await scene.begin()
+        confirmed.append(scene.publisher.subscriptions_confirmed)
+        broker.confirm(2, multiple=True)
+        scene.publisher.publish_subscriptions(b"new map", b"new")
+        confirmed.append(scene.publisher.subscriptions_confirmed)
+        assert confirmed == [True, False, True, True, False]
+
+    play(act)
+
+
+def test_the_state_says_whether_the_broker_takes_messages() -> None:
+    async def act(scene: Scene) -> None:
+        states = [scene.publisher.state]
+        broker = await scene.begin()
+        states.append(scene.publisher.state)
+        broker.blocked = "low on memory"
+        states.append(scene.publisher.state)
+        await broker.end()
+        states.append(scene.publisher.state)
+        assert states == [
+            BrokerState.NOT_CONNECTED,
+            BrokerState.CONNECTED,
+            BrokerState.BLOCKED,
+            BrokerState.NOT_CONNECTED,
+        ]
 
     play(act)
