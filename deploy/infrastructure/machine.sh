@@ -59,7 +59,7 @@ server_folder() {
   # What is temporary stays temporary.
   case $path in /tmp/*) base=/tmp/blackbird ;; esac
   mkdir -p "$base"
-  real=$(mktemp -d -p "$base" --suffix="_$(printf '%s' "${path#/}" | tr -c '[:alnum:]._-' _)")
+  real=$(mktemp -d -p "$base" --suffix="$(moved_name "$path")")
   chmod 755 "$real"
   if [ -d "$path" ] && [ ! -L "$path" ]; then
     rmdir "$real"
@@ -68,6 +68,9 @@ server_folder() {
   ln -sfn "$real" "$path"
   say "$path is a link to $real: the server's user cannot enter the checkout's folder"
 }
+
+# moved_name PATH: how the name of the folder ends that stands in for PATH elsewhere.
+moved_name() { printf '_%s' "${1#/}" | tr -c '[:alnum:]._-' _; }
 
 # hide_from_tools FOLDER...: linters and git pass by data in the checkout.
 hide_from_tools() {

@@ -316,6 +316,38 @@ def test_a_folder_closed_to_the_databases_user_is_no_obstacle(database: Setup) -
         shutil.rmtree((data / "native").resolve())
 
 
+def own_checkout(folder: Path) -> Path:
+    """A checkout whose tools and servers are its own; what was fetched once is linked to."""
+    checkout = folder / "own checkout"
+    shutil.copytree(HERE / "deploy", checkout / "deploy", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.sh", "config.py", "variables.env", "docker-compose.yml", "pyproject.toml"):
+        shutil.copy(HERE / name, checkout)
+    return checkout
+
+
+def test_uninstall_leaves_nothing_but_the_checkout(folder: Path) -> None:
+    checkout = own_checkout(folder)
+    files = sorted(path for path in checkout.rglob("*") if path.is_file())
+    (checkout / ".venv").symlink_to(HERE / ".venv")
+    (checkout / ".tools").mkdir()
+    if (HERE / ".tools/timescaledb").exists():
+        (checkout / ".tools/timescaledb").symlink_to((HERE / ".tools/timescaledb").resolve())
+    own = {"PGDATA_PATH": "./pgdata", "RABBITMQ_DATA_PATH": "./elsewhere"}
+    setup = Setup(checkout, **{**settings_of_pair(folder), **own})
+    # Root's servers run as another user, whose data is then kept outside of a checkout that is closed to it.
+    checkout.chmod(0o700)
+    setup.succeed("start", "database")
+    data = (checkout / "pgdata/native").resolve()
+    pid = int((data / "data/postmaster.pid").read_text().split()[0])
+    assert "--yes" in setup("uninstall").output
+    assert not gone(pid)
+    setup.succeed("uninstall", "--yes")
+    assert gone(pid)
+    assert not data.exists()
+    assert sorted(path for path in checkout.rglob("*") if path.is_file()) == files
+    assert not [path for path in checkout.iterdir() if path.name.startswith((".", "pgdata", "elsewhere"))]
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("POSTGRES_PORT", "five"), ("RABBITMQ_PORT", "70000"), ("POSTGRES_DB", ""), ("INFRASTRUCTURE", "cloud")],

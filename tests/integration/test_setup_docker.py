@@ -192,6 +192,7 @@ def test_an_engine_without_compose_is_passed_by_with_a_warning(setup: Setup, eng
         assert "starting PostgreSQL" in output
     finally:
         setup("stop", "database")
+        shutil.rmtree(Path(setup.settings["PGDATA_PATH"], "native").resolve(), ignore_errors=True)
 
 
 def test_a_container_that_ends_again_and_again_is_noticed(setup: Setup, engine: Engine) -> None:
