@@ -8,7 +8,9 @@ as it needs.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import TypeVar
 
 from pika.spec import Basic, BasicProperties
 
@@ -35,7 +37,8 @@ _header_head = struct.Struct(">BHIHHQ").pack
 _body_head = struct.Struct(">BHI").pack
 
 ConsumerKey = tuple[int, bytes]
-Delivery = tuple[int, Basic.Deliver, DeliveredProperties, bytes]
+T = TypeVar("T")
+Delivery = tuple[T, Basic.Deliver, DeliveredProperties, bytes, int]
 
 
 class IncompleteFrame(Exception):
@@ -47,31 +50,26 @@ class NotAMQP(Exception):
 
 
 def consumer_key(channel: int, consumer_tag: str) -> ConsumerKey:
-    """Return what `consumer_of` returns for the deliveries of this consumer."""
+    """Return what a consumer is found by."""
     return channel, consumer_tag.encode()
 
 
-def consumer_of(data: bytes, at: int) -> ConsumerKey | None:
-    """Return the consumer whose delivery begins at `at`, None where another frame does."""
+def read_delivery(data: bytes, at: int, consumers: Mapping[ConsumerKey, T]) -> Delivery[T] | None:
+    """Return the delivery that begins at `at` if it is for one of `consumers`: consumer, message, its end.
+
+    None where something else begins, or the body comes in several frames. Raises IncompleteFrame.
+    """
     if data[at] != METHOD:
         return None
     try:
-        _, channel, _, method, length = _method_start(data, at)
-    except struct.error:
-        raise IncompleteFrame from None
-    if method != _DELIVER:
-        return None
-    return channel, data[at + 12 : at + 12 + length]
-
-
-def read_delivery(data: bytes, at: int) -> Delivery | None:
-    """Return the delivery whose method frame begins at `at`, and first of all where its last frame ends.
-
-    None where the body comes in several frames. Raises IncompleteFrame.
-    """
-    try:
-        _, _, size, _, length = _method_start(data, at)
+        _, channel, size, method, length = _method_start(data, at)
+        if method != _DELIVER:
+            return None
         after_tag = at + 12 + length
+        consumer_tag = data[at + 12 : after_tag]
+        consumer = consumers.get((channel, consumer_tag))
+        if consumer is None:
+            return None
         header = at + OVERHEAD + size
         _, _, size, _, _, body_size = _header_start(data, header)
         end: int = header + OVERHEAD + size
@@ -91,13 +89,13 @@ def read_delivery(data: bytes, at: int) -> Delivery | None:
         raise IncompleteFrame from None
     key = after_tag + 10 + length
     deliver = Basic.Deliver(
-        data[at + 12 : after_tag].decode(),
+        consumer_tag.decode(),
         delivery_tag,
         bool(redelivered),
         data[after_tag + 10 : key].decode(),
         data[key + 1 : header - 1].decode(),
     )
-    return end, deliver, DeliveredProperties(properties), body
+    return consumer, deliver, DeliveredProperties(properties), body, end
 
 
 def frame_end(data: bytes, at: int) -> int:

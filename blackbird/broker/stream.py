@@ -24,7 +24,6 @@ from blackbird.broker.frames import (
     IncompleteFrame,
     NotAMQP,
     consumer_key,
-    consumer_of,
     decodable_frame,
     frame_end,
     publish_frames,
@@ -57,8 +56,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
-        # None is nobody's key: it is what frames that are not deliveries are looked up by.
-        self._consumers: dict[ConsumerKey | None, tuple[Channel, OnMessage]] = {}
+        self._consumers: dict[ConsumerKey, tuple[Channel, OnMessage]] = {}
         self._unread = b""
         self._unsent: list[bytes] = []
         self._alive_until = 0.0
@@ -143,14 +141,12 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):
 
     def _process(self, data: bytes, at: int) -> int:
         """Process the delivery or the frame that begins at `at` and return where it ends."""
-        consumer = self._consumers.get(consumer_of(data, at))
-        delivery = None if consumer is None else read_delivery(data, at)
-        if consumer is None or delivery is None:
+        delivery = read_delivery(data, at, self._consumers)
+        if delivery is None:
             end = frame_end(data, at)
             self._pika.data_received(decodable_frame(data[at:end]))
             return end
-        end, deliver, properties, body = delivery
-        channel, on_message = consumer
+        (channel, on_message), deliver, properties, body, end = delivery
         on_message(channel, deliver, properties, body)
         return end
 

@@ -563,9 +563,9 @@ def test_a_deleted_exchange_is_back_with_all_bindings_within_the_interval_and_wi
 def test_a_collector_without_traffic_hears_of_resync_again_after_the_exchange_was_deleted(
     place: Workspace,
 ) -> None:
-    place.start_ready("market_data_collector", COLLECTOR_PORT=str(free_port()))
+    place.start("market_data_collector", COLLECTOR_PORT=str(free_port()))
+    wait_for(lambda: RESYNC in {key for _, key in bindings(place)}, "the binding of resync")
     before = bindings(place)
-    assert RESYNC in {key for _, key in before}
     delete_exchange(place)
     wait_for(lambda: bindings(place) == before, "the bindings back")
 
