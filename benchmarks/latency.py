@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks import machine
 from benchmarks.collector import Collector
@@ -32,29 +33,37 @@ class Ages:
 
 
 @contextlib.contextmanager
-def collecting(there: Place) -> Iterator[tuple[Program, Collector]]:
-    """Run an exchange that pushes when told to, and a collector that has subscribed all instruments."""
-    with there.timed("exchange") as exchange:
-        collector = Collector(there, exchange.says()["url"], 50, STREAM_SILENCE_MS="600000")
+def collecting(there: Place, certificate: str = "") -> Iterator[tuple[Program, Collector]]:
+    """Run an exchange that pushes when told to, and a collector that has subscribed all instruments.
+
+    With the file of a certificate they speak TLS.
+    """
+    settings = {"WEBSOCKET_CLIENT_CA_BUNDLE": certificate, "STREAM_SILENCE_MS": "600000"}
+    with there.timed("exchange", certificate) as exchange, there.raw() as raw:
+        collector = Collector(there, exchange.says()["url"], 50, **settings)
         for symbol in symbols():
             collector.subscribe("spot", f"orderbook.50.{symbol}")
+        wait_until(lambda: raw.waiting(SIGNAL) >= len(symbols()), "a snapshot of each instrument")
+        for queue in (SIGNAL, STORAGE):
+            raw.purge(queue)
         yield exchange, collector
-        collector.service.stop()
+        check(collector.health()["dropped"] == 0, "the collector dropped pushes")
+        check(collector.service.stop() == 0, "the collector did not end in order")
 
 
 @contextlib.contextmanager
-def consuming(there: Place, count: int) -> Iterator[Callable[[], list[float]]]:
-    """Consume `count` pushes of both queues; what is yielded waits for them and returns their ages."""
+def consuming(there: Place, count: int) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Consume `count` pushes of both queues; what is yielded waits for them and returns their times."""
     with (
         there.bare("consume", STORAGE, str(count)) as storage,
         there.timed("consume", SIGNAL, str(count)) as signal,
     ):
         signal.says()
 
-        def taken() -> list[float]:
-            ages: list[float] = signal.says()["ages"]
+        def taken() -> dict[str, Any]:
+            times = signal.says()
             storage.says()
-            return ages
+            return times
 
         yield taken
 
@@ -62,23 +71,19 @@ def consuming(there: Place, count: int) -> Iterator[Callable[[], list[float]]]:
 def run(*, quick: bool) -> list[Row]:
     seconds = 3 if quick else 10
     found = {rate: Ages() for rate in RATES}
-    with place() as there, there.raw() as raw, collecting(there) as (exchange, collector):
-        wait_until(lambda: raw.waiting(SIGNAL) >= len(symbols()), "a snapshot of each instrument")
-        for queue in (SIGNAL, STORAGE):
-            raw.purge(queue)
+    with place() as there, collecting(there) as (exchange, collector):
         for number in range(ROUNDS):
             for rate, of_rate in found.items():
                 count = rate * seconds
                 progress(f"latency: {rate:,} pushes a second, round {number + 1} of {ROUNDS}")
                 with consuming(there, count) as taken, there.timed("publish", str(rate), str(count)):
-                    of_rate.floor += taken()
+                    of_rate.floor += taken()["ages"]
                 with consuming(there, count) as taken:
                     used = machine.cpu_seconds(collector.pid)
                     exchange.tell(f"rate {rate} {count}")
-                    of_rate.ours += taken()
+                    of_rate.ours += taken()["ages"]
                     of_rate.cpu += machine.cpu_seconds(collector.pid) - used
                     exchange.says()
-        check(collector.health()["dropped"] == 0, "the collector dropped pushes")
     return [row for rate, of_rate in found.items() for row in rows(rate, of_rate)]
 
 

@@ -24,6 +24,7 @@ BENCHMARKS = {
     "ticks": "a book message to the order that it causes, against a bare relay",
     "orders": "an order to its answer, against a bare echo",
     "collector": "exchange pushes to both routing keys, against a bare publisher",
+    "tls": "bursts over wss://, against the same over ws://",
     "latency": "exchange to `signal`, against a bare publisher",
     "pipeline": "everything at once: exchange to table, signal and orders",
     "scale": "cost and memory with instruments and messages; a burst",

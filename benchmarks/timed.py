@@ -3,7 +3,7 @@
     python timed.py exchange [CERTIFICATE]    a stand-in of the exchange; commands on its standard input:
                                               `rate PUSHES_A_SECOND PUSHES`, `burst PUSHES`
     python timed.py publish RATE PUSHES       what the collector does with the broker, and nothing else
-    python timed.py consume QUEUE COUNT       take COUNT messages, print how old each was
+    python timed.py consume QUEUE COUNT       take COUNT messages, print when each was sent and how old it was
 
 They print lines of JSON. Nothing here waits for an event loop, so that what is measured is the other side.
 """
@@ -119,7 +119,8 @@ def publish(rate: str, count: str) -> None:
 
 
 def consume(queue: str, count: str) -> None:
-    """Take messages and print their ages in seconds."""
+    """Take messages and print, for each, when it was sent (ns since 1970) and how old it was then (s)."""
+    sent = []
     ages = []
     with RawBroker(os.environ["RABBITMQ_VHOST"], os.environ) as broker:
         broker.consume(queue)
@@ -128,8 +129,9 @@ def consume(queue: str, count: str) -> None:
             body = broker.take(60).body
             now = time.time_ns()
             at = body.index(SENT) + len(SENT)
-            ages.append((now - int(body[at : at + 19])) / 1e9)
-    say(ages=ages)
+            sent.append(int(body[at : at + 19]))
+            ages.append((now - sent[-1]) / 1e9)
+    say(ages=ages, sent=sent)
 
 
 PROGRAMS: dict[str, Callable[..., None]] = {"exchange": exchange, "publish": publish, "consume": consume}

@@ -389,6 +389,7 @@ def test_answers_to_nobody_mean_nothing() -> None:
             assert not s.stream.answered.is_set()
             s.socket.answer(s.socket.sent[0])
             await wait_until(s.stream.answered.is_set)
+            assert s.statuses == [SubscriptionStatus.ACCEPTED]
 
     play(act)
 

@@ -1,0 +1,73 @@
+"""The collector on an exchange behind TLS, as the real one is, against the same without it.
+
+Each push is a record of its own. A burst comes on one stream, faster than one turn of an event loop reads a
+record; then all instruments push at a steady rate, which shows what TLS costs a push.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.latency import collecting, consuming
+from benchmarks.place import place
+from benchmarks.results import Row, check, progress, thousands
+from tests.support.certificates import make_certificate
+
+BURST = 1000
+RATE = 3000
+
+
+@dataclass
+class Figures:
+    """What came of one way to connect."""
+
+    burst_rate: float  # pushes a second
+    cpu: float  # seconds a push, at RATE
+
+
+def measure(certificate: str, bursts: int, seconds: int) -> Figures:
+    """Measure bursts and steady pushes, over TLS where there is a certificate."""
+    with place() as there, collecting(there, certificate) as (exchange, collector):
+        lasted = 0.0
+        for _ in range(bursts):
+            with consuming(there, BURST) as taken:
+                exchange.tell(f"burst {BURST}")
+                times = taken()
+                exchange.says()
+            check(sorted(times["sent"]) == times["sent"], "the pushes of a burst came in another order")
+            lasted += (times["sent"][-1] - times["sent"][0]) / 1e9 + times["ages"][-1]
+        count = RATE * seconds
+        with consuming(there, count) as taken:
+            used = machine.cpu_seconds(collector.pid)
+            exchange.tell(f"rate {RATE} {count}")
+            taken()
+            used = machine.cpu_seconds(collector.pid) - used
+    return Figures(bursts * BURST / lasted, used / count)
+
+
+def run(*, quick: bool) -> list[Row]:
+    bursts, seconds = (5, 3) if quick else (20, 10)
+    with tempfile.TemporaryDirectory(prefix="blackbird-certificate-") as folder:
+        certificate = str(make_certificate(Path(folder)).file)
+        progress("tls: without")
+        plain = measure("", bursts, seconds)
+        progress("tls: with")
+        secure = measure(certificate, bursts, seconds)
+    return [
+        Row(
+            f"collector, bursts of {BURST:,} pushes on one stream over wss://, to `signal`",
+            thousands(secure.burst_rate, "pushes/s"),
+            thousands(plain.burst_rate, "pushes/s over ws://"),
+            secure.burst_rate / plain.burst_rate,
+            least=0.7,
+        ),
+        Row(
+            f"collector, {RATE:,} pushes/s over wss://",
+            f"{secure.cpu * 1e6:.0f} us CPU a push",
+            f"{plain.cpu * 1e6:.0f} us over ws://",
+            secure.cpu / plain.cpu,
+        ),
+    ]
