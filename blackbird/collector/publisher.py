@@ -236,7 +236,7 @@ class FeedPublisher:
         return self._number
 
     def _take_tag(self) -> int:
-        """Count a publish that is no push."""
+        """Count a publish that is not a push."""
         tag = self._next_tag
         self._next_tag += 1
         self._unconfirmed[tag] = None

@@ -31,7 +31,7 @@ class NameLookup:
             threading.Thread(
                 target=_look_up, args=(lookup, host, port), name=f"lookup-{host}", daemon=True
             ).start()
-        # Whoever gives up waiting must not cancel it for the others.
+        # A caller that is cancelled must not cancel it for the others.
         return await asyncio.shield(lookup)
 
     async def connect(self, host: str, port: int) -> socket.socket:

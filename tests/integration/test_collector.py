@@ -44,7 +44,7 @@ PERP = {"channel": "linear", "symbol": "BTCPERP"}
 
 
 class Tap:
-    """A stranger's queue on keys of the exchange, and what came to it."""
+    """A third-party client's queue on keys of the exchange, and what came to it."""
 
     def __init__(self, channel: BlockingChannel, *keys: str) -> None:
         self._channel = channel
@@ -197,7 +197,7 @@ def of(messages: list[Any], instrument: dict[str, str]) -> list[Any]:
     ]
 
 
-def without_holes(messages: list[Any]) -> bool:
+def without_gaps(messages: list[Any]) -> bool:
     """Whether each delta follows on the message before it; copies are nothing."""
     last = None
     for message in messages:
@@ -246,14 +246,14 @@ def test_each_push_is_published_as_it_was_sent_to_both_keys(place: Workspace, tm
     assert home.queued("signal") == storage.bodies
 
 
-def test_a_subscription_begins_with_a_snapshot_and_has_no_holes(home: Home) -> None:
+def test_a_subscription_begins_with_a_snapshot_and_has_no_gaps(home: Home) -> None:
     collector = home.collector()
     tap = home.tap("signal")
     assert collector.subscribe(PERP)[0] == 200
     messages = tap.wait(lambda messages: len(messages) >= 20)
     assert messages[0]["type"] == "snapshot"
     assert messages[0]["topic"] == "orderbook.50.BTCPERP"
-    assert without_holes(messages)
+    assert without_gaps(messages)
 
 
 def test_the_full_map_is_published_on_every_change(home: Home) -> None:
@@ -403,7 +403,7 @@ def test_another_matching_key_holds_without_a_new_connection(home: Home) -> None
     messages = tap.wait(lambda m: any(one["matching_key"] == "b" and one["type"] == "snapshot" for one in m))
     keys = [message["matching_key"] for message in messages]
     assert keys == sorted(keys)
-    assert without_holes(messages)
+    assert without_gaps(messages)
     assert home.connections() == before
     assert collector.subscriptions == {"spot": [{"symbol": "BTCUSDT", "matching_key": "b"}]}
 
@@ -421,7 +421,7 @@ def test_streams_that_stay_miss_nothing_while_others_come_and_go(home: Home) -> 
     count = len(tap.take())
     messages = of(tap.wait(lambda messages: len(messages) > count + 10), SPOT)
     assert [message["type"] for message in messages].count("snapshot") == 1
-    assert without_holes(messages)
+    assert without_gaps(messages)
 
 
 def test_an_unsubscribed_stream_is_closed(home: Home) -> None:
@@ -486,7 +486,7 @@ def test_many_requests_for_a_snapshot_are_one(home: Home) -> None:
     count = len(messages)
     messages = tap.wait(lambda messages: len(messages) > count + 20)
     after = home.exchange.get("/counters")
-    assert without_holes(messages)
+    assert without_gaps(messages)
     assert after["opened"] == before["opened"]
     assert 1 <= after["subscribes"] - before["subscribes"] <= 5
 
@@ -522,7 +522,7 @@ def test_mutated_requests_leave_the_collector_able_to_take_the_next_good_one(hom
         return bool(home.exchange.get("/counters")["subscribes"] > before)
 
     wait_for(asked_again, seconds=60)
-    assert without_holes(tap.wait(lambda messages: messages and messages[-1]["type"] == "delta"))
+    assert without_gaps(tap.wait(lambda messages: messages and messages[-1]["type"] == "delta"))
     assert collector.subscribe(PERP) == (200, {"status": "ok"})
     assert collector.service.stop() == 0
     assert "Traceback" not in collector.service.output
@@ -568,8 +568,8 @@ def test_a_broken_stream_comes_back_and_disturbs_no_other(running: Running, numb
     tap.wait(lambda m: any(one["type"] == "snapshot" for one in of(m, instrument)), "a fresh snapshot")
     messages = tap.wait(lambda m: len(of(m, PERP)) >= 10)
     broken = of(messages, instrument)
-    assert without_holes(broken[[message["type"] for message in broken].index("snapshot") :])
-    assert without_holes(of(messages, PERP))
+    assert without_gaps(broken[[message["type"] for message in broken].index("snapshot") :])
+    assert without_gaps(of(messages, PERP))
     assert {message["type"] for message in of(messages, PERP)} == {"delta"}
     assert running.home.connections() == before + 1
     wait_for(lambda: not running.collector.down, "health")
@@ -657,7 +657,7 @@ def test_a_silent_stream_gets_a_snapshot_then_a_new_connection(home: Home) -> No
     wait_for(lambda: home.connections() > before["opened"], "a new connection")
     count = len(of(tap.take(), SPOT))
     messages = tap.wait(lambda m: len(of(m, SPOT)) > count, "pushes again")
-    assert without_holes(of(messages, PERP))
+    assert without_gaps(of(messages, PERP))
     assert {message["type"] for message in of(messages, PERP)} == {"delta"}
 
 
@@ -731,14 +731,14 @@ def test_an_exchange_behind_tls_is_read_whole(home: Home, tmp_path: Path) -> Non
         tap = home.tap("signal")
         assert collector.subscribe(SPOT) == (200, {"status": "ok"})
         tap.wait(bool)
-        # Longer than several records of TLS; of an older `u`, so that it makes no hole.
+        # Longer than several records of TLS; of an older `u`, so that it makes no gap.
         data = '{"s":"BTCUSDT","b":[],"a":[],"u":0,"seq":7}'
         long = f'{{"topic":"orderbook.50.BTCUSDT","type":"delta","ts":1,"data":{data},"cts":{" " * 60_000}1}}'
         home.exchange.fault("send", **SPOT, text=long)
         messages = tap.wait(lambda _: any(len(body) > 60_000 for body in tap.bodies))
         count = len(messages)
         messages = tap.wait(lambda m: len(m) > count + 50)
-        assert without_holes(messages)
+        assert without_gaps(messages)
         assert collector.service.stop() == 0
     finally:
         relay.cut()
@@ -826,7 +826,7 @@ def test_subscriptions_made_without_a_broker_reach_it_when_it_comes(home: Home, 
     assert maps.wait(bool)[-1] == {"spot": ["BTCUSDT"]}
     messages = tap.wait(lambda m: len(m) >= 20)
     assert messages[0]["type"] == "snapshot"
-    assert without_holes(messages)
+    assert without_gaps(messages)
 
 
 def test_no_push_is_lost_when_the_broker_goes_for_a_moment(home: Home, relay: Relay) -> None:
@@ -844,7 +844,7 @@ def test_no_push_is_lost_when_the_broker_goes_for_a_moment(home: Home, relay: Re
     count = len(tap.take())
     messages = tap.wait(lambda m: len(m) > count + 20)
     assert [message["type"] for message in messages].count("snapshot") == 1
-    assert without_holes(messages)
+    assert without_gaps(messages)
 
 
 @pytest.mark.parametrize("way", ["cut", "hold"])
@@ -873,8 +873,8 @@ def test_what_does_not_fit_the_buffer_is_counted_and_mended_by_a_snapshot(
     count = len(messages)
     messages = tap.wait(lambda m: len(m) > count + 10)
     last = max(i for i, message in enumerate(messages) if message["type"] == "snapshot")
-    assert without_holes(messages[last:])
-    assert not without_holes(messages)
+    assert without_gaps(messages[last:])
+    assert not without_gaps(messages)
     assert "pushes dropped" in collector.service.output
 
 
@@ -912,8 +912,8 @@ def test_a_stop_under_load_hands_over_everything_and_ends_with_zero(home: Home) 
     finally:
         home.exchange.post("/pace", pace=100)
     messages = tap.take()
-    assert without_holes(of(messages, SPOT))
-    assert without_holes(of(messages, PERP))
+    assert without_gaps(of(messages, SPOT))
+    assert without_gaps(of(messages, PERP))
     assert "messages end with this process" not in collector.service.output
     assert "Traceback" not in collector.service.output
 

@@ -22,7 +22,7 @@ class FakeSocket:
         self.url = url
         self.sent: list[Request] = []
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.goodbye = False
+        self.closed_gracefully = False
         self._exchange = exchange
         self._on_frame = on_frame
 
@@ -32,7 +32,7 @@ class FakeSocket:
         asyncio.get_running_loop().call_soon(self._exchange.on_request, self, request)
 
     async def close(self) -> None:
-        self.goodbye = True
+        self.closed_gracefully = True
         self.abort()
 
     def abort(self) -> None:

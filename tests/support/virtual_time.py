@@ -20,7 +20,7 @@ class _Clock(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         found = super().select(0)
         if not found:
-            assert timeout is not None, "everything waits for something that will not come"
+            assert timeout is not None, "deadlock: no timer and nothing to read"
             self.now += max(0.0, timeout)
         return found
 

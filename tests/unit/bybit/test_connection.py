@@ -137,7 +137,7 @@ def test_fragments_are_put_together_with_a_ping_between_them(server: RawServer) 
         "binary in fragments",
     ],
 )
-def test_what_no_exchange_sends_ends_the_connection_with_the_reason(server: RawServer, stream: bytes) -> None:
+def test_a_protocol_violation_closes_the_connection_with_the_reason(server: RawServer, stream: bytes) -> None:
     async def act(connection: Connection, client: Client, taken: Taken) -> None:
         client.send(stream)
         assert await connection.closed
@@ -147,7 +147,7 @@ def test_what_no_exchange_sends_ends_the_connection_with_the_reason(server: RawS
     with_client(server, act)
 
 
-def test_nothing_is_handed_over_after_a_message_that_the_handler_rejects(server: RawServer) -> None:
+def test_nothing_follows_a_message_that_the_handler_rejects(server: RawServer) -> None:
     async def work() -> None:
         taken: list[bytes] = []
 
@@ -166,7 +166,7 @@ def test_nothing_is_handed_over_after_a_message_that_the_handler_rejects(server:
     play(work())
 
 
-def test_a_fault_of_the_handler_is_logged_with_its_traceback_and_ends_the_connection(
+def test_an_exception_of_the_handler_is_logged_with_its_traceback_and_closes_the_connection(
     server: RawServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
@@ -188,7 +188,9 @@ def test_a_fault_of_the_handler_is_logged_with_its_traceback_and_ends_the_connec
     ("payload", "reason"),
     [(b"", "closed by the exchange"), (b"\x03\xe9bye", "closed by the exchange with code 1001")],
 )
-def test_a_close_frame_is_answered_and_its_code_told(server: RawServer, payload: bytes, reason: str) -> None:
+def test_a_close_frame_is_answered_and_its_code_reported(
+    server: RawServer, payload: bytes, reason: str
+) -> None:
     async def act(connection: Connection, client: Client, _: Taken) -> None:
         client.send(frame(CLOSE, payload))
         assert await connection.closed == reason
@@ -198,7 +200,7 @@ def test_a_close_frame_is_answered_and_its_code_told(server: RawServer, payload:
     with_client(server, act)
 
 
-def test_an_end_without_a_close_frame_is_told(server: RawServer) -> None:
+def test_an_end_without_a_close_frame_is_reported(server: RawServer) -> None:
     async def act(connection: Connection, client: Client, _: Taken) -> None:
         client.close()
         assert await connection.closed == "closed by the exchange"
@@ -206,7 +208,7 @@ def test_an_end_without_a_close_frame_is_told(server: RawServer) -> None:
     with_client(server, act)
 
 
-def test_closing_says_goodbye_and_does_not_wait_long_for_the_answer(server: RawServer) -> None:
+def test_closing_sends_a_close_frame_and_does_not_wait_long_for_the_answer(server: RawServer) -> None:
     async def act(connection: Connection, client: Client, _: Taken) -> None:
         await connection.close()
         assert connection.closed.done()

@@ -112,7 +112,7 @@ def test_only_so_many_are_made_at_once() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a fault"), ValueError("port"), REACHED, NOT_REACHED])
-def test_however_an_attempt_ends_its_place_is_free_again(error: Exception) -> None:
+def test_a_failed_attempt_always_frees_its_slot(error: Exception) -> None:
     async def act() -> None:
         attempts = Attempts(ConnectionBudget(10_000, 1.0))
         for _ in range(ATTEMPTS_AT_ONCE):
@@ -125,7 +125,7 @@ def test_however_an_attempt_ends_its_place_is_free_again(error: Exception) -> No
     play(act())
 
 
-def test_an_attempt_that_is_cancelled_leaves_its_place_to_the_others() -> None:
+def test_a_cancelled_attempt_frees_its_slot() -> None:
     async def act() -> None:
         attempts = Attempts(ConnectionBudget(2, 10.0))
         under_way = [attempts.start(lasting=100) for _ in range(2)]
@@ -139,7 +139,7 @@ def test_an_attempt_that_is_cancelled_leaves_its_place_to_the_others() -> None:
     play(act())
 
 
-def test_cancelled_at_the_moment_of_its_admission_it_costs_nothing() -> None:
+def test_an_attempt_cancelled_right_after_its_admission_costs_nothing() -> None:
     async def act() -> None:
         budget = ConnectionBudget(1, 10.0)
         attempts = Attempts(budget)

@@ -22,7 +22,7 @@ def test_the_depth_is_the_nearest_that_the_channel_has(channel: str, asked: int,
 @pytest.mark.parametrize(
     "url", ["ws://127.0.0.1:9500", "wss://stream.bybit.com", "ws://[::1]:80/base", "wss://h", "ws://{x}:1"]
 )
-def test_base_urls_of_web_socket_servers_are_taken(url: str) -> None:
+def test_valid_base_urls_are_accepted(url: str) -> None:
     check_url(url)
     assert stream_url(url, "spot") == f"{url}/v5/public/spot"
 
@@ -47,7 +47,7 @@ def test_base_urls_of_web_socket_servers_are_taken(url: str) -> None:
         "wss://höst",
     ],
 )
-def test_what_is_no_base_url_is_an_error_that_shows_it(url: str) -> None:
+def test_an_invalid_base_url_is_an_error_that_shows_it(url: str) -> None:
     with pytest.raises(ValueError) as error:
         check_url(url)
     assert repr(url) in str(error.value)
@@ -75,7 +75,7 @@ def test_what_is_no_base_url_is_an_error_that_shows_it(url: str) -> None:
     ],
     ids=lambda frame: repr(frame[:60]),
 )
-def test_what_the_exchange_does_not_send_is_an_invalid_frame(frame: bytes) -> None:
+def test_frames_the_exchange_does_not_send_are_invalid(frame: bytes) -> None:
     async def act() -> None:
         pushes: list[object] = []
         topic = Topic("orderbook.50.X", Instrument("spot", "X"), "a", lambda *push: pushes.append(push))
@@ -87,7 +87,7 @@ def test_what_the_exchange_does_not_send_is_an_invalid_frame(frame: bytes) -> No
 
 
 @pytest.mark.parametrize("frame", [b'{"topic":"orderbook.50.OTHER","data":{}}', b'{"topic":"tickers.X"}'])
-def test_pushes_of_other_topics_are_nothing_of_ours(frame: bytes) -> None:
+def test_pushes_of_other_topics_are_ignored(frame: bytes) -> None:
     async def act() -> None:
         pushes: list[object] = []
         topic = Topic("orderbook.50.X", Instrument("spot", "X"), "a", lambda *push: pushes.append(push))

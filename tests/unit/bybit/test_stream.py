@@ -127,7 +127,7 @@ def test_snapshot_and_answer_count_in_either_order_each_time(order: str, depth: 
     play(act)
 
 
-def test_a_late_answer_after_the_snapshot_is_no_harm() -> None:
+def test_an_answer_long_after_the_snapshot_is_harmless() -> None:
     async def act(exchange: FakeExchange) -> None:
         async with scene(exchange) as s:
             await wait_until(lambda: s.connections() and s.socket.sent)
@@ -166,7 +166,7 @@ def test_a_push_is_published_as_it_was_sent_with_channel_and_key_behind_it() -> 
     play(act)
 
 
-def test_pushes_are_never_made_before_the_one_they_follow() -> None:
+def test_the_time_of_pushes_never_goes_back() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.on_request = exchange.serve
         async with scene(exchange) as s:
@@ -214,7 +214,7 @@ def test_many_requests_for_a_snapshot_are_one() -> None:
     play(act)
 
 
-def test_silence_is_answered_with_a_request_for_a_snapshot() -> None:
+def test_a_silent_stream_is_asked_for_a_snapshot() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.on_request = exchange.serve
         async with scene(exchange) as s:
@@ -231,7 +231,7 @@ def test_silence_is_answered_with_a_request_for_a_snapshot() -> None:
 # --- subscriptions that bring nothing ------------------------------------------------------------
 
 
-def test_without_an_answer_the_connection_is_given_up() -> None:
+def test_a_connection_without_an_answer_is_replaced() -> None:
     async def act(exchange: FakeExchange) -> None:
         async with scene(exchange) as s:
             await wait_until(lambda: s.connections() == 1)
@@ -244,7 +244,7 @@ def test_without_an_answer_the_connection_is_given_up() -> None:
     play(act)
 
 
-def test_an_accepted_topic_that_sends_nothing_stays_on_its_connection_and_is_asked_now_and_then() -> None:
+def test_an_accepted_topic_that_sends_nothing_keeps_its_connection_and_is_asked_at_long_intervals() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.on_request = exchange.accept_in_silence
         async with scene(exchange) as s:
@@ -259,7 +259,7 @@ def test_an_accepted_topic_that_sends_nothing_stays_on_its_connection_and_is_ask
     play(act)
 
 
-def test_a_live_topic_that_falls_silent_gets_one_new_connection_and_no_more() -> None:
+def test_a_live_topic_that_falls_silent_gets_one_new_connection() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.on_request = exchange.serve
         async with scene(exchange) as s:
@@ -286,7 +286,7 @@ def test_a_topic_that_sends_its_first_snapshot_alone_connects_once_a_minute_at_m
     play(act)
 
 
-def test_deltas_without_a_snapshot_are_asked_for_one_at_once() -> None:
+def test_deltas_without_a_snapshot_are_followed_by_another_subscribe() -> None:
     def deltas_at_first(socket: FakeSocket, request: Request) -> None:
         socket.answer(request)
         if request["op"] == "subscribe":
@@ -305,7 +305,7 @@ def test_deltas_without_a_snapshot_are_asked_for_one_at_once() -> None:
 # --- refusals ------------------------------------------------------------------------------------
 
 
-def test_a_refusal_is_told_and_tried_again_on_the_same_connection() -> None:
+def test_a_refusal_is_reported_and_retried_on_the_same_connection() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.on_request = exchange.refuse
         async with scene(exchange) as s:
@@ -344,7 +344,7 @@ def test_a_duplicate_refusal_after_an_unsubscribe_costs_no_connection() -> None:
     play(act)
 
 
-def test_a_live_topic_that_is_refused_is_down_until_the_exchange_takes_it_again() -> None:
+def test_a_live_topic_that_is_refused_is_down_until_it_is_accepted_again() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.on_request = exchange.serve
         async with scene(exchange) as s:
@@ -378,7 +378,7 @@ def test_answers_of_option_name_no_request_and_list_what_failed() -> None:
     play(act)
 
 
-def test_answers_to_nobody_mean_nothing() -> None:
+def test_answers_to_unknown_requests_are_ignored() -> None:
     async def act(exchange: FakeExchange) -> None:
         async with scene(exchange) as s:
             await wait_until(lambda: s.connections() and s.socket.sent)
@@ -397,7 +397,7 @@ def test_answers_to_nobody_mean_nothing() -> None:
 # --- outages -------------------------------------------------------------------------------------
 
 
-def test_attempts_that_fail_are_made_at_growing_intervals_up_to_ten_seconds() -> None:
+def test_failed_attempts_back_off_to_ten_seconds() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.failure = ConnectFailed("refused", reached=False)
         async with scene(exchange) as s:
@@ -413,7 +413,7 @@ def test_attempts_that_fail_are_made_at_growing_intervals_up_to_ten_seconds() ->
     play(act)
 
 
-def test_a_connection_that_proved_itself_is_made_again_at_once_when_it_breaks() -> None:
+def test_a_connection_that_worked_for_a_while_is_replaced_at_once_when_it_breaks() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.failure = ConnectFailed("refused", reached=False)
         async with scene(exchange) as s:
@@ -430,7 +430,7 @@ def test_a_connection_that_proved_itself_is_made_again_at_once_when_it_breaks() 
     play(act)
 
 
-def test_connections_that_break_soon_are_made_at_growing_intervals() -> None:
+def test_connections_that_break_soon_back_off_too() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.on_request = exchange.serve
         async with scene(exchange) as s:
@@ -444,12 +444,12 @@ def test_connections_that_break_soon_are_made_at_growing_intervals() -> None:
     play(act)
 
 
-def test_cancelling_closes_the_connection_with_a_goodbye() -> None:
+def test_cancelling_closes_the_connection_with_a_close_frame() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.on_request = exchange.serve
         async with scene(exchange) as s:
             await s.live()
-        assert exchange.sockets[0].goodbye
+        assert exchange.sockets[0].closed_gracefully
         assert exchange.sockets[0].closed.done()
 
     play(act)

@@ -131,7 +131,7 @@ def test_the_saved_subscriptions_are_restored_once() -> None:
 
 
 @pytest.mark.parametrize("saved", [None, b'{"moon": 5}', b""])
-def test_nothing_saved_or_nothing_understood_restores_nothing(saved: bytes | None) -> None:
+def test_nothing_or_malformed_saved_subscriptions_restore_nothing(saved: bytes | None) -> None:
     async def act() -> None:
         scene = Scene()
         await scene.serve(FakeSession(saved))
@@ -140,7 +140,7 @@ def test_nothing_saved_or_nothing_understood_restores_nothing(saved: bytes | Non
     play(act)
 
 
-def test_without_restoring_what_was_saved_is_not_looked_at() -> None:
+def test_saved_subscriptions_are_not_read_with_restoring_off() -> None:
     async def act() -> None:
         scene = Scene(restore=False)
         session = await scene.serve(FakeSession(SAVED))

@@ -99,12 +99,12 @@ def test_what_the_exchange_refuses_leaves_the_subscriptions_as_they_were() -> No
     play(act)
 
 
-def test_unsubscribing_ends_the_stream_with_a_goodbye() -> None:
+def test_unsubscribing_closes_the_stream_with_a_close_frame() -> None:
     async def act(scene: Scene) -> None:
         await scene.feeds.subscribe(SPOT, "a")
         await scene.feeds.unsubscribe(SPOT)
         await wait_until(lambda: scene.open() == [])
-        assert scene.exchange.sockets[0].goodbye
+        assert scene.exchange.sockets[0].closed_gracefully
         assert scene.publisher.maps[-1] == {}
         assert scene.feeds.subscriptions == {}
         await scene.feeds.unsubscribe(PERP)
@@ -140,7 +140,7 @@ def test_the_same_again_changes_nothing_and_another_key_takes_a_snapshot_of_the_
     play(act)
 
 
-def test_a_group_has_those_without_an_answer_too() -> None:
+def test_a_group_includes_instruments_without_an_answer() -> None:
     async def act(scene: Scene) -> None:
         await scene.feeds.subscribe(SPOT, "a")
         scene.exchange.on_request = lambda _socket, _request: None
@@ -227,7 +227,7 @@ def test_subscribed_again_it_gets_a_connection_of_its_own() -> None:
     play(act)
 
 
-def test_a_fault_in_a_stream_is_told() -> None:
+def test_an_exception_in_a_stream_reaches_the_service() -> None:
     async def act(scene: Scene) -> None:
         def broken(socket: FakeSocket, _request: Request) -> None:
             socket.closed.set_exception(KeyError("a fault"))
@@ -350,7 +350,7 @@ def test_a_restored_subscription_is_removed_by_a_refusal_unless_it_was_accepted_
     play(act, restored=False)
 
 
-def test_saved_subscriptions_are_read_as_they_were_written_and_as_earlier_collectors_wrote_them() -> None:
+def test_saved_subscriptions_round_trip_and_those_of_earlier_collectors_are_read() -> None:
     saved = [SavedSubscription(SPOT, 'ä "b"'), SavedSubscription(PERP, "b", accepted=False)]
     assert decode_saved(encode_saved(saved)) == saved
     earlier = b'{"spot":[{"symbol":"BTCUSDT","matching_key":"a"}]}'
@@ -363,7 +363,7 @@ def test_saved_subscriptions_are_read_as_they_were_written_and_as_earlier_collec
 # --- snapshots -----------------------------------------------------------------------------------
 
 
-def test_snapshots_are_requested_of_those_that_are_subscribed() -> None:
+def test_snapshots_are_requested_only_for_subscribed_instruments() -> None:
     async def act(scene: Scene) -> None:
         await scene.feeds.subscribe(SPOT, "a")
         await scene.feeds.subscribe(PERP, "a")

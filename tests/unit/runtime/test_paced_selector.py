@@ -134,7 +134,7 @@ def test_the_first_file_has_to_be_the_socket_that_wakes_the_loop() -> None:
         selector.register(listening, selectors.EVENT_READ)
 
 
-def test_that_socket_is_the_first_that_asyncio_registers() -> None:
+def test_asyncio_registers_that_socket_first() -> None:
     asyncio.SelectorEventLoop(PacedSelector(PACE)).close()
 
 
@@ -183,7 +183,7 @@ def test_rests_grow_with_the_rate_as_far_as_the_machine_is_short_of_idle_time(
     assert load.run(rate, 10) == pytest.approx(rest, abs=1e-5)
 
 
-def test_the_rest_follows_the_load_within_a_second_or_two_and_is_not_upset_by_a_moment() -> None:
+def test_the_rest_follows_the_load_within_two_seconds_and_ignores_a_short_burst() -> None:
     load = Load()
     assert load.run(500, 5) == 0
     assert load.run(3000, 0.1) == 0
@@ -201,14 +201,14 @@ def test_the_idle_share_is_that_since_the_last_look(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "cpu\n", "nonsense here\n"])
-def test_without_figures_there_is_no_idle_time(tmp_path: Path, text: str) -> None:
+def test_without_figures_the_idle_share_is_zero(tmp_path: Path, text: str) -> None:
     source = tmp_path / "stat"
     source.write_text(text)
     assert IdleShare(source).measure() == 0
     assert IdleShare(tmp_path / "missing").measure() == 0
 
 
-def test_the_system_tells_its_idle_time() -> None:
+def test_the_idle_share_of_this_machine_can_be_read() -> None:
     share = IdleShare()
     shares: list[float] = []
     while len(set(shares)) < 3:  # its ticks are a hundredth of a second
