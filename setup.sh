@@ -65,6 +65,7 @@ reset() {
     [ "$answer" = yes ] || fail "nothing was changed"
   fi
   start
+  refuse_what_is_in_use
   locked empty_database
   locked empty_virtual_host
 }

@@ -241,12 +241,10 @@ def start_in_environment(options: argparse.Namespace, logs: Path, programs: Sequ
     try:
         if programs is None:
             preflight.check_collector_port()
-        if options.demo and not options.no_setup:
-            preflight.check_nothing_consumes()
-            if status := asyncio.run(run_setup("reset", "--yes")):
-                return status
     except preflight.CannotStartError as error:
         return _fail(error)
+    if options.demo and not options.no_setup and (status := asyncio.run(run_setup("reset", "--yes"))):
+        return status
     programs = service_programs() if programs is None else programs
     if options.demo:
         exchange, market = exchange_program()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import socket
 
 import config
-from blackbird.broker.topology import ORDERS, SIGNAL, STORAGE
 from blackbird.bybit.environment import OrderMode
 from config import Config
-from launcher.queues import BrokerUnavailableError, look_up
 
 
 class CannotStartError(Exception):
@@ -36,19 +34,6 @@ def check_collector_port() -> None:
         raise CannotStartError(
             f"port {Config.COLLECTOR_PORT} is taken: another Blackbird may be running;"
             " end it, or set COLLECTOR_PORT to a free one"
-        )
-
-
-def check_nothing_consumes() -> None:
-    """Raise CannotStartError where services work on the virtual host that is about to be emptied."""
-    try:
-        states = look_up(Config.BROKER_CONFIG, STORAGE, SIGNAL, ORDERS)
-    except BrokerUnavailableError as error:
-        raise CannotStartError(str(error)) from None
-    if consumed := [queue for queue, state in states.items() if state.consumers]:
-        raise CannotStartError(
-            f"virtual host {Config.RABBITMQ_VHOST} is in use and was not emptied: consumers on"
-            f" {', '.join(consumed)}; end what runs there, or set DEMO_NAME to another name"
         )
 
 

@@ -1,7 +1,11 @@
-"""How many messages and consumers the broker's queues have."""
+"""How many messages and consumers the broker's queues have.
+
+`python -m launcher.queues` prints the queues of RABBITMQ_VHOST that services consume, for `setup.sh reset`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +15,8 @@ import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from blackbird.broker.session import connection_parameters
+from blackbird.broker.topology import ORDERS, SIGNAL, STORAGE
+from config import Config
 
 NOT_FOUND = 404
 
@@ -58,3 +64,14 @@ def _look_up(connection: pika.BlockingConnection, queue: str) -> QueueState:
         return QueueState(0, 0)
     channel.close()
     return QueueState(declared.message_count, declared.consumer_count)
+
+
+def main() -> None:
+    """Print the queues that have consumers, none where the broker or the virtual host is not there."""
+    with contextlib.suppress(BrokerUnavailableError):
+        states = look_up(Config.BROKER_CONFIG, STORAGE, SIGNAL, ORDERS)
+        print(" ".join(queue for queue, state in states.items() if state.consumers))
+
+
+if __name__ == "__main__":
+    main()

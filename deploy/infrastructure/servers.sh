@@ -229,6 +229,15 @@ prepare_broker() {
   esac
 }
 
+# A service that loses its queues and rows meanwhile goes on with what it remembers.
+refuse_what_is_in_use() {
+  local consumed
+  consumed=$(cd "$here" && "$python" -m launcher.queues) || consumed=
+  [ -z "$consumed" ] ||
+    fail "virtual host $RABBITMQ_VHOST is in use and nothing was emptied (consumers on: $consumed):" \
+      "end what runs there first; a second demo can have DEMO_NAME=another"
+}
+
 empty_virtual_host() {
   manage_virtual_host empty
   say "broker: virtual host $RABBITMQ_VHOST is empty"

@@ -562,16 +562,6 @@ def test_the_launcher_needs_nothing_but_the_standard_library_before_setup() -> N
     assert (answer.returncode, answer.stdout) == (0, f"blackbird {__version__}\n"), answer.stderr
 
 
-QUEUES_STUB = """
-import os
-from types import SimpleNamespace
-class BrokerUnavailableError(Exception): pass
-def look_up(_, *queues):
-    consumers = os.environ.get("CONSUMED", "").split()
-    return {queue: SimpleNamespace(messages=0, consumers=queue in consumers) for queue in queues}
-"""
-
-
 @pytest.fixture
 def fresh(tmp_path: Path) -> Path:
     """Copy the launcher into a folder with small services, a small setup.sh, and no environment yet."""
@@ -581,13 +571,12 @@ def fresh(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, folder)
     for package in ("launcher", "blackbird"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "launcher" / "queues.py").write_text(QUEUES_STUB)
     for name in SERVICES:
         (folder / f"{name}.py").write_text(OBEDIENT)
     setup = folder / "setup.sh"
     setup.write_text(
         '#!/bin/sh\necho "$POSTGRES_DB $RABBITMQ_VHOST $REAL_ORDER_SENDING: $*" >> setups\n'
-        f'[ -e .venv ] || ln -s "{Path(sys.prefix)}" .venv\nexit "$SETUP_STATUS"\n'
+        f'[ -e .venv ] || ln -s "{Path(sys.prefix)}" .venv\n[ "$SETUP_STATUS" = 0 ] || exit "$SETUP_STATUS"\n'
     )
     setup.chmod(0o755)
     return folder
@@ -659,12 +648,12 @@ def test_a_demo_on_a_taken_port_empties_nothing(fresh: Path, tmp_path: Path) -> 
     assert "reset" not in (fresh / "setups").read_text()
 
 
-@pytest.mark.parametrize("queue", ["storage", "signal", "orders"])
-def test_a_demo_empties_nothing_that_has_consumers(fresh: Path, tmp_path: Path, queue: str) -> None:
+def test_a_demo_that_cannot_be_emptied_does_not_start(fresh: Path, tmp_path: Path) -> None:
+    (fresh / "setup.sh").write_text((fresh / "setup.sh").read_text() + '[ "$1" != reset ] || exit 3\n')
     output = tmp_path / "terminal"
-    assert start_fresh(fresh, output, "--demo", CONSUMED=queue).wait(20) == 1
-    assert f"virtual host demo is in use and was not emptied: consumers on {queue};" in output.read_text()
-    assert "reset" not in (fresh / "setups").read_text()
+    assert start_fresh(fresh, output, "--demo").wait(20) == 3
+    assert "./setup.sh reset --yes failed with exit status 3" in output.read_text()
+    assert not list((fresh / "logs").glob("*.log"))
 
 
 @pytest.fixture
