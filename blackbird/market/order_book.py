@@ -204,7 +204,7 @@ class OrderBook:
         self.received_ms = 0  # milliseconds of the last message that agreed with the book
         self.version = 0  # rises with each message applied
         self.lag = StreamLag()
-        self.lag_ms = 0  # how much longer the last message applied took than the stream's quickest
+        self.lag_ms = 0  # of the last message applied; see `excess_lag_ms`
         self.stale = 0
         self.gaps = 0
         self._consecutive = consecutive
@@ -265,8 +265,13 @@ class OrderBook:
         self._stale_in_a_row = 0
         return self._gap() if self._crossed() else Outcome.APPLIED
 
+    @property
+    def excess_lag_ms(self) -> int:
+        """How much longer the last message applied took from the exchange than the quickest of its stream."""
+        return self.lag.excess(self.lag_ms)
+
     def invalidate(self) -> None:
-        """Let nobody trade on the book before the next snapshot."""
+        """Keep the book from being traded on before its next snapshot."""
         self.in_sync = False
 
     def _holds(self, snapshot: BookData) -> bool:

@@ -125,14 +125,13 @@ class GroupLane:
 
     def work(self) -> None:
         """Process what waits until an order is in flight or nothing is left."""
+        if self._scan is None and self._has_waited_too_long():
+            self._catch_up()
         if self._pending_pairs and self._scan is None and self._lanes.may_trade:
             pairs, self._pending_pairs = self._pending_pairs, []
             self._begin_scan(pairs)
         while self._waiting and self._scan is None:
-            if self._has_waited_too_long():
-                self._catch_up()
-            else:
-                self._process(self._next())
+            self._process(self._next())
 
     def scan_all(self) -> None:
         """Scan all pairs of the group, unless an order is in flight."""
@@ -142,8 +141,12 @@ class GroupLane:
 
     def _process(self, update: PendingUpdate) -> None:
         """Apply a message, and scan the pairs that it gives reason to."""
-        pairs = self._apply(update)
         message = update.message
+        pairs: Sequence[Pair] = ()
+        try:
+            pairs = self._signal.on_book(message, update.received_ms, update.taken_ms)
+        except Exception as error:  # noqa: BLE001 - the edge, see _put_aside
+            self._put_aside(update, error)
         if self.key != message.matching_key:
             lane = self._lanes.lane_for(message)
             if lane is not self:
@@ -160,11 +163,9 @@ class GroupLane:
         lane.move_in(moving, pairs)
 
     def _catch_up(self) -> None:
-        """Apply all that waits before anything is traded: the oldest has waited too long."""
+        """Apply all that waits before anything is traded, then scan the whole group."""
         self._apply_waiting()
         self.scan_all()
-        if self._waiting and self._scan is None:
-            self._process(self._next())
 
     def _apply_waiting(self) -> None:
         """Apply what waits without a scan, but for instruments that move to another group.
@@ -180,22 +181,16 @@ class GroupLane:
                 staying.append(update)
             else:
                 self._context.acks.release(update.delivery_tag)
-                self._apply(update)
+                try:
+                    self._signal.on_book(message, update.received_ms, update.taken_ms)
+                except Exception as error:  # noqa: BLE001 - the edge, see _put_aside
+                    self._put_aside(update, error)
         self._waiting = staying
 
     def _next(self) -> PendingUpdate:
         update = self._waiting.popleft()
         self._context.acks.release(update.delivery_tag)
         return update
-
-    def _apply(self, update: PendingUpdate) -> Sequence[Pair]:
-        try:
-            return self._signal.on_book(update.message, update.received_ms, update.taken_ms)
-        except InvalidMessage as error:
-            self._context.reject(update, str(error))
-        except Exception as error:  # noqa: BLE001 - the edge, see _fail
-            self._fail("updating the book", error, update)
-        return ()
 
     # --- orders ----------------------------------------------------------------------------------
 
@@ -225,15 +220,11 @@ class GroupLane:
         is_outdated = self._is_late or self._has_waited_too_long()
         self._is_late = False
         next_order = self._book(scan, order, reply)
-        if is_outdated or not self._lanes.may_trade:
-            # The books have moved on under the scan: what it would order next is decided anew.
-            scan.close()
-        elif next_order is not None:
-            self._send(scan, next_order)
-            return
         if is_outdated:
-            self._apply_waiting()
-            self.scan_all()
+            # The books have moved on under the scan: what it would order next is decided anew.
+            self._catch_up()
+        elif next_order is not None and self._lanes.may_trade:
+            self._send(scan, next_order)
         self.work()
 
     def _has_waited_too_long(self) -> bool:
@@ -254,6 +245,13 @@ class GroupLane:
             logger.warning("refused: %s; asking which spreads are open", reply.info)
             self._lanes.ask_open_spreads()
         return next_order
+
+    def _put_aside(self, update: PendingUpdate, error: Exception) -> None:
+        """Dead-letter a message that could not be applied."""
+        if isinstance(error, InvalidMessage):
+            self._context.reject(update, str(error))
+        else:
+            self._fail("updating the book", error, update)
 
     def _fail(
         self, what: str, error: Exception, update: PendingUpdate | None, pairs: Sequence[Pair] = ()

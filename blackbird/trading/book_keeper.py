@@ -74,9 +74,11 @@ class BookKeeper:
             if self.needs_snapshot:
                 self.needs_snapshot.discard(instrument)
             # The snapshot of a quiet option shows a book that last changed long ago, and is none the older.
-            is_quiet = message.channel == "option" and message.type == "snapshot"
-            lag_ms = received_ms - (message.ts if is_quiet else message.cts)
-            book.lag_ms = book.lag.excess(lag_ms, received_ms, counts=waited_ms <= PROMPT_MS)
+            is_quiet = instrument.channel == "option" and message.type == "snapshot"
+            book.lag_ms = lag_ms = received_ms - (message.ts if is_quiet else message.cts)
+            lag = book.lag
+            if (lag_ms < lag.smallest_in_window or received_ms >= lag.window_ends) and waited_ms <= PROMPT_MS:
+                lag.note(lag_ms, received_ms)
             return group.update(instrument, book)
         if outcome is Outcome.GAP or outcome is Outcome.AWAITING_SNAPSHOT:
             self.needs_snapshot.add(instrument)

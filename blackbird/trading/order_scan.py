@@ -28,8 +28,3 @@ class OrderScan:
         except StopIteration:
             self.order = None
         return self.order
-
-    def close(self) -> None:
-        """Drop what is left of the scan; nothing changes by it."""
-        self._orders.close()
-        self.order = None

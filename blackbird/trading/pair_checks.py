@@ -93,7 +93,7 @@ class PairChecks:
                 return Reason.STALE
         most = limits.max_book_lag_ms
         if most:
-            if long.lag_ms > most or short.lag_ms > most:
+            if long.excess_lag_ms > most or short.excess_lag_ms > most:
                 return Reason.LAGGING
             # A quiet option keeps its prices for minutes, and has an old time for good reason.
             if pair.long.channel != "option" and abs(long.cts - short.cts) > most * STANDSTILL_FACTOR:

@@ -69,10 +69,10 @@ class Signal:
         instrument = message.instrument
         waited_ms = 0 if taken_ms is None else taken_ms - received_ms
         crossing = self.keeper.on_book(instrument, message, received_ms, waited_ms)
-        if self._backlog.is_late(waited_ms):
+        if waited_ms > self._backlog.max_lag_ms:
             self._note_late(instrument)
             return ()
-        if self._backlog:
+        if self._backlog.groups:
             key = self.keeper.key_of(instrument)
             if key is not None and self._backlog.end(key, waited_ms):
                 return self.all_pairs(key)
@@ -86,12 +86,12 @@ class Signal:
 
     def is_late(self, received_ms: int) -> bool:
         """Return whether a message received at `received_ms` has waited too long to be traded on by now."""
-        return self._backlog.is_late(self._clock() - received_ms)
+        return self._clock() - received_ms > self._backlog.max_lag_ms
 
     def all_pairs(self, key: str) -> list[Pair]:
         """Return the pairs of a group that can have something to trade, in order of joining."""
         group = self.keeper.groups.get(key)
-        if group is None or key in self._backlog:
+        if group is None or key in self._backlog.groups:
             return []
         open_ones = (pair for member in group for pair in self.spreads.pairs_of(member))
         return _union(group.all_crossing(), filter(group.are_peers, open_ones))

@@ -309,6 +309,17 @@ def test_messages_that_waited_too_long_for_a_reply_are_all_applied_before_the_gr
     assert scene.acknowledged == 5
 
 
+def test_messages_that_waited_too_long_are_all_applied_in_the_group_that_they_move_to() -> None:
+    scene = Scene(limits=LAG)
+    scene.book(C, [("5", "9")], [("90", "9")], key="c")
+    scene.crossed_pair()
+    for bid in ("95", "96", "97"):
+        scene.book(A, [(bid, "3")], [("102", "1")], key="c")
+    scene.now += 1001
+    scene.answer()
+    assert [(order.sell, order.sell_price) for order, _ in scene.orders.in_flight] == [(A, Decimal(97))]
+
+
 def test_messages_that_wait_a_short_time_are_scanned_one_by_one() -> None:
     scene = Scene(limits=LAG)
     scene.crossed_pair()

@@ -181,16 +181,19 @@ def test_list_of_spreads_that_could_not_be_taken_is_asked_for_again() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("request_is_order", [False, True])
 @pytest.mark.parametrize(("consumers", "said"), [(0, True), (1, False)])
 def test_unanswered_request_says_so_where_nobody_consumes_the_queue(
-    caplog: pytest.LogCaptureFixture, consumers: int, said: bool
+    caplog: pytest.LogCaptureFixture, request_is_order: bool, consumers: int, said: bool
 ) -> None:
     async def scene(desk: Desk) -> None:
         counted = asyncio.Queue[None]()
         desk.session.consumers[ORDERS] = consumers
         desk.session.on_count = lambda: counted.put_nowait(None)
-        desk.orders.open_spreads(desk.replies.append)
-        desk.orders.send(ORDER, desk.replies.append)
+        if request_is_order:
+            desk.orders.send(ORDER, desk.replies.append)
+        else:
+            desk.orders.open_spreads(desk.replies.append)
         async with asyncio.timeout(10):
             for _ in range(3):
                 await counted.get()

@@ -127,8 +127,8 @@ def test_quiet_option_has_an_old_time_for_good_reason() -> None:
 def test_snapshot_of_a_quiet_option_does_not_make_it_lag() -> None:
     legs = Legs(LAG, CALL, PUT)
     legs.move(CALL, cts=-20, ts=-20)
-    legs.market.now += 600_000
-    legs.move(CALL, cts=-600_020, ts=-20)
+    legs.market.now += 60_000
+    legs.move(CALL, cts=-60_020, ts=-20)
     assert len(legs.move(PUT, cts=-20, ts=-20)) == 1
 
 

@@ -872,7 +872,7 @@ def test_scan_dropped_at_an_order_changes_nothing() -> None:
     pairs = market.signal.on_book(book_message("snapshot", 10, [], [("100", "1")], instrument=PERP), 0)
     scan = market.signal.scan(pairs)
     assert scan.order
-    scan.close()
+    del scan
     assert market.open_spreads() == []
     assert market.bids(SPOT) == decimals({"105": "1"})
     assert len(market.scan(pairs)) == 1
@@ -885,7 +885,6 @@ def test_ack_that_comes_after_the_book_moved_consumes_nothing_of_the_new_level()
     scan = market.signal.scan(pairs)
     market.signal.on_book(book_message("delta", 11, [], [("100", "7")], instrument=PERP), 0)
     scan.answer(PLACED)
-    scan.close()
     assert market.asks(PERP) == decimals({"100": "7"})
     assert market.bids(SPOT) == decimals({"105": "1"})
     assert market.open_spreads() == [(PERP, SPOT, D(5), D(2))]
