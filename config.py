@@ -108,7 +108,7 @@ PathFromHere = Annotated[Path, AfterValidator(lambda path: HERE / path)]
 def read_variables(path: Path) -> dict[str, str]:
     """Return the variables of a NAME=value file; no file is no variables.
 
-    Raises InvalidSetting, without the value, which may be a secret, for a line that is no variable and for
+    Raises InvalidSetting, without the value, which may be a secret, for a line that is not NAME=value and for
     one that `docker compose --env-file` would understand in another way.
     """
     try:

@@ -2,13 +2,13 @@
 
     uv run benchmarks/soak.py --minutes 20 --seed 1
 
-Runs a broker and a database of its own, the local exchange, the four services, and a stranger who competes
+Runs a broker and a database of its own, the local exchange, the four services, and a third-party client that competes
 with the signal engine for the same exposure; breaks one of them every few seconds. At the end the market
 rests, and these must hold:
 
 - every update that the broker was given is stored once, level by level, and nothing else is
 - each of them is a push of the exchange, as it was sent
-- two rows an execution; exposure is -sum(flux) and PnL sum(flux), as added up here row by row
+- two rows per execution; exposure is -sum(flux) and PnL sum(flux), as added up here row by row
 - no exposure was ever beyond the limit
 - the trading engine lists as open what the rows leave open, and begins with their exposure and PnL when it
   is started again

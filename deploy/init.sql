@@ -62,7 +62,7 @@ BEGIN
   END IF;
 END $$;
 
--- Two rows an execution, one a leg. flux is signed cash: minus for a buy.
+-- Two rows per execution, one per leg. flux is signed cash: minus for a buy.
 CREATE TABLE IF NOT EXISTS bybit."order" (
   channel      text    NOT NULL,
   symbol_name  text    NOT NULL,

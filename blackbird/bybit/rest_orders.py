@@ -72,7 +72,7 @@ class BybitOrders:
                 logger.error("%s %s %s refused: %s", side, size, leg, error.message)
                 return False
             except FailedRequestError as error:
-                # A 4xx answer means that nothing was taken; 409 is pybit's code for a reply that is no JSON.
+                # A 4xx answer means that nothing was taken; 409 is pybit's code for a reply that is not JSON.
                 if 400 <= int(error.status_code) < 500 and error.status_code != 409:
                     logger.error("%s %s %s refused: %s", side, size, leg, error.message)
                     return False

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from blackbird.bybit.stream import Stream, StreamContext, SubscriptionStatus
 from blackbird.collector.saved_subscriptions import SavedSubscription, encode_saved
+from blackbird.collector.stream_tasks import StreamTasks
 from blackbird.market.instrument import Instrument
 from blackbird.market.subscriptions import encode_subscriptions
 
@@ -18,8 +19,6 @@ logger = logging.getLogger(__name__)
 # What a POST waits for: the exchange's answer, then the broker's.
 ANSWER_SECONDS = 2.5
 CONFIRM_SECONDS = 1.0
-# How long the end waits for connections to close.
-CLOSE_SECONDS = 0.5
 
 
 class MapPublisher(Protocol):
@@ -47,14 +46,11 @@ class FeedManager:
     def __init__(self, publisher: MapPublisher, context: StreamContext) -> None:
         self.subscriptions: dict[str, list[str]] = {}
         self.matching_key: dict[tuple[str, str], str] = {}
-        # Done when the task of a stream failed, which is a fault of this program.
-        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._publisher = publisher
         self._context = context
         # Streams of subscriptions, and of those that the exchange has not answered yet.
         self._streams: dict[Instrument, Stream] = {}
-        self._tasks: dict[Stream, asyncio.Task[None]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._tasks = StreamTasks()
         # Subscriptions that the exchange has never accepted: made while it could not be reached.
         self._unconfirmed: set[Instrument] = set()
         self._restored = False
@@ -71,7 +67,7 @@ class FeedManager:
         stream = self._streams.get(instrument)
         if stream is None:
             stream = self._add_stream(instrument, matching_key)
-            self._rebuild_tasks()
+            self._tasks.rebuild(self._streams.values())
         elif stream.matching_key != matching_key:
             self._change_key(stream, matching_key)
         with contextlib.suppress(TimeoutError):
@@ -83,7 +79,7 @@ class FeedManager:
         return stream.status, stream.reason
 
     async def unsubscribe(self, instrument: Instrument) -> None:
-        """End the subscription and its stream; nothing where there is none."""
+        """End the subscription and its stream; does nothing for an instrument that is not subscribed."""
         if not self._restored:
             self._unsubscribed_early.add(instrument)
         if (stream := self._streams.get(instrument)) is not None:
@@ -111,8 +107,13 @@ class FeedManager:
         self._unsubscribed_early.clear()
         if self.matching_key:
             logger.info("%d subscriptions restored", len(self.matching_key))
-        self._rebuild_tasks()
+        self._tasks.rebuild(self._streams.values())
         self._announce()
+
+    @property
+    def failure(self) -> asyncio.Future[None]:
+        """Done when the task of a stream failed, which is a fault of this program."""
+        return self._tasks.failure
 
     def group(self, matching_key: str) -> list[Instrument]:
         """Return the instruments with this matching key, those without an answer of the exchange included."""
@@ -142,11 +143,7 @@ class FeedManager:
 
     async def close(self) -> None:
         """End all streams."""
-        tasks = [*self._tasks.values(), *self._closing]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+        await self._tasks.close()
 
     # --- subscriptions -----------------------------------------------------------------------
 
@@ -198,7 +195,7 @@ class FeedManager:
             if not self.subscriptions[channel]:
                 del self.subscriptions[channel]
             self._announce()
-        self._rebuild_tasks()
+        self._tasks.rebuild(self._streams.values())
 
     def _announce(self) -> None:
         if self._restored:
@@ -222,27 +219,3 @@ class FeedManager:
         stream = Stream(instrument, matching_key, self._context, self._on_status)
         self._streams[instrument] = stream
         return stream
-
-    def _rebuild_tasks(self) -> None:
-        """Rebuild the set of stream tasks: one for each stream, started and cancelled with it.
-
-        The task of a stream that stays is taken over as it is. Cancelled and started anew it would have to
-        connect again: its book would miss pushes, and Bybit allows 500 new connections in five minutes.
-        """
-        before, self._tasks = self._tasks, {}
-        for stream in self._streams.values():
-            task = before.pop(stream, None)
-            self._tasks[stream] = self._start(stream) if task is None else task
-        for task in before.values():
-            task.cancel()  # which closes its connection
-            self._closing.add(task)
-
-    def _start(self, stream: Stream) -> asyncio.Task[None]:
-        task = asyncio.create_task(stream.run(), name=str(stream.instrument))
-        task.add_done_callback(self._on_task_done)
-        return task
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        self._closing.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
-            self.failure.set_exception(error)

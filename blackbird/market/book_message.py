@@ -44,7 +44,7 @@ _decode_book = msgspec.json.Decoder(BookMessage).decode
 
 
 def decode_book(body: bytes) -> BookMessage:
-    """Return the order-book message in `body`; its levels are checked by whoever reads them.
+    """Return the order-book message in `body`; its levels are checked when they are read.
 
     Raises InvalidMessage on anything that is not one.
     """

@@ -1,4 +1,4 @@
-"""The newest subscription map, and the queue that keeps it for whoever starts."""
+"""The newest subscription map, and the queue that keeps it for the next start."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ as_owner() {
   fi
 }
 
-# owner_of PATH USER...: UID:GID of whoever has PATH, or of the first USER that exists, as whom its server runs.
+# owner_of PATH USER...: UID:GID of the owner of PATH, or of the first USER that exists, as whom its server runs.
 owner_of() {
   local user
   if [ "$(id -u)" != 0 ]; then

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The two servers, whoever runs them: this checkout natively or in Docker, another one, or somebody else.
+# The two servers, run by this checkout (natively or in Docker), by another checkout, or by somebody else.
 
 neither_docker_nor_apt="no Docker engine answers and there is no apt to install native servers with: start Docker, \
 or set POSTGRES_HOST and RABBITMQ_HOST (with ports and credentials) to servers that run elsewhere"

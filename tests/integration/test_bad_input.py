@@ -222,7 +222,7 @@ def test_mutated_maps_leave_the_signal_engine_able_to_take_the_next_good_one(
         feed.publish("subscription", body)
     feed.subscriptions(spot=["BTCUSDT"], linear=["BTCPERP"])
     wait_for(lambda: ready(place, "subscription") == 0, seconds=60)
-    # Put out by the maps before or not, both are traded now.
+    # Removed by the earlier maps or not, both are traded now.
     wait_for(lambda: traded(feed), seconds=60)
     assert signal.stop() == 0
     assert "Traceback" not in signal.output

@@ -197,7 +197,7 @@ def main(arguments: list[str]) -> int:
         case ["exec", *rest]:
             return execute(rest)
         case _:
-            raise NotImplementedError(arguments)
+            raise ValueError(f"expected a known command, was {arguments}")
     return 0
 
 

@@ -17,8 +17,8 @@ from blackbird.market.order_book import OrderBook
 from tests.support.market import assert_same_book
 from tests.support.naive_market import NaiveBook
 
-# A push whose time of matching is not known is not traded on, nor one of unknown order; whoever replays
-# archives of 2023 adds them first.
+# A push whose time of matching is not known is not traded on, nor one of unknown order; a replay of
+# archives of 2023 has to add them first.
 REFUSALS = [
     r"missing required field `cts`",
     r"missing required field `seq`",

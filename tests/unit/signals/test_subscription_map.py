@@ -1,4 +1,4 @@
-"""Which subscription map counts, and that the newest one is kept for whoever starts."""
+"""Which subscription map counts, and that the newest one is kept for the next start."""
 
 from __future__ import annotations
 
