@@ -2,9 +2,9 @@
 
     uv run benchmarks/soak.py --minutes 20 --seed 1
 
-Runs a broker and a database of its own, the local exchange, the four services, and a third-party client that competes
-with the signal engine for the same exposure; breaks one of them every few seconds. At the end the market
-rests, and these must hold:
+Runs a broker and a database of its own, the local exchange, the four services, and a third-party client that
+competes with the signal engine for the same exposure; breaks one of them every few seconds. At the end the
+market rests, and these must hold:
 
 - every update that the broker was given is stored once, level by level, and nothing else is
 - each of them is a push of the exchange, as it was sent

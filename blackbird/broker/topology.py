@@ -18,7 +18,7 @@ ORDERS = "orders"
 # https://www.rabbitmq.com/docs/direct-reply-to
 DIRECT_REPLY = "amq.rabbitmq.reply-to"
 
-# Last-value queues: one message each, kept for the next consumer that starts ("At start only the newest map counts").
+# Last-value queues: one message each, kept for the next start ("At start only the newest map counts").
 LATEST_SUBSCRIPTION = "subscription.latest"
 COLLECTOR_SUBSCRIPTIONS = "collector.subscriptions"
 

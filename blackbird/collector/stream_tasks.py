@@ -12,7 +12,7 @@ CLOSE_SECONDS = 0.5
 
 
 class StreamTasks:
-    """The set of stream tasks. `failure` is done when one of them failed, which is a fault of this program."""
+    """The set of stream tasks; `failure` is done when one of them failed, a fault of this program."""
 
     def __init__(self) -> None:
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
