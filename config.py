@@ -39,6 +39,9 @@ VARIABLES_FILE = HERE / "variables.env"
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 # Read elsewhere than here: by the demo, the benchmarks and the tests.
 OTHER_NAMES = frozenset({"BLACKBIRD_SHARED", "DEMO_NAME"})
+# Settings that nothing reads yet: neither documented nor listed, and setting one gets the warning of an
+# unknown name.
+RESERVED = frozenset({"RETENTION_DAYS", "SIGNAL_PARTITIONS", "REAL_MONEY"})
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -363,6 +366,19 @@ class Settings(Servers):
         return self
 
 
+def setting_names() -> list[str]:
+    """Return the names of the settings that have an effect, in the order in which they are declared."""
+    return [name for name in Settings.model_fields if name not in RESERVED]
+
+
+def default_and_range(name: str) -> tuple[str, str]:
+    """Return a setting's default as it would be written, and in words which values it takes."""
+    field = Settings.model_fields[name]
+    default = field.get_default()
+    written = {True: "true", False: "false"}.get(default) if field.annotation is bool else str(default)
+    return written or "", _expectation(field)
+
+
 def _expectation(field: FieldInfo) -> str:
     """Return in words what a field takes."""
     limits = {type(each): each for each in field.metadata}
@@ -373,6 +389,8 @@ def _expectation(field: FieldInfo) -> str:
         return "true, false, 1 or 0"
     if MinLen in limits:
         return "a value"
+    if field.annotation in {str, Path}:
+        return "any text"
     kind = "a whole number" if field.annotation is int else "a number"
     if isinstance(least, Ge) and isinstance(most, Le):
         return f"{kind} from {least.ge} to {most.le}"
@@ -438,7 +456,7 @@ def check_settings() -> None:
 def settings_in_force() -> str:
     """Return all settings as one line of NAME=value, secrets masked."""
     settings = read_settings()
-    return " ".join(f"{name}={_shown(getattr(settings, name))}" for name in Settings.model_fields)
+    return " ".join(f"{name}={_shown(getattr(settings, name))}" for name in setting_names())
 
 
 def changed_settings() -> str:
@@ -462,7 +480,7 @@ def unknown_names() -> dict[str, str | None]:
     Of `variables.env` every unknown name; of the environment, which holds other programs' names too, only
     those that are nearly a setting's.
     """
-    known = {*Settings.model_fields, *OTHER_NAMES}
+    known = {*setting_names(), *OTHER_NAMES}
     unknown: dict[str, str | None] = {}
     for name in read_variables(VARIABLES_FILE).keys() - known:
         unknown[name] = next(iter(difflib.get_close_matches(name, known, 1)), None)

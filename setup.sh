@@ -22,7 +22,7 @@ with Docker CONTAINER_NAME_DB and CONTAINER_NAME_RABBITMQ too) are another pair 
 TEXT
 }
 
-version() { sed -n 's/^version = "\(.*\)"$/Blackbird \1/p' "$here/pyproject.toml"; }
+version() { sed -n 's/^version = "\(.*\)"$/blackbird \1/p' "$here/pyproject.toml"; }
 
 # shellcheck source=deploy/infrastructure/settings.sh
 . "$here/deploy/infrastructure/settings.sh"

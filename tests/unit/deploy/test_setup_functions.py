@@ -192,4 +192,4 @@ def test_the_version_is_that_of_the_project() -> None:
     done = subprocess.run([HERE / "setup.sh", "--version"], capture_output=True, text=True, check=True)
     declared = re.search(r'^version = "(.*)"$', (HERE / "pyproject.toml").read_text(), re.MULTILINE)
     assert declared
-    assert done.stdout == f"Blackbird {declared[1]}\n"
+    assert done.stdout == f"blackbird {declared[1]}\n"
