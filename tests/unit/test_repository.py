@@ -143,7 +143,7 @@ def test_everything_that_the_documented_commands_need_is_tracked() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_commands_are_executable_for_whoever_clones(name: str) -> None:
+def test_commands_are_executable_in_a_clone(name: str) -> None:
     assert git("ls-files", "--stage", "--", name).split()[0] == "100755"
 
 
