@@ -39,9 +39,6 @@ VARIABLES_FILE = HERE / "variables.env"
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 # Read elsewhere than here: by the demo, the benchmarks and the tests.
 OTHER_NAMES = frozenset({"BLACKBIRD_SHARED", "DEMO_NAME"})
-# Settings that nothing reads yet: neither documented nor listed, and setting one gets the warning of an
-# unknown name.
-RESERVED = frozenset({"RETENTION_DAYS", "SIGNAL_PARTITIONS", "REAL_MONEY"})
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -250,7 +247,6 @@ class Settings(Servers):
     # Database
     DUMP_ORDERBOOK_TO_DB: Switch = True
     DUMP_ORDER_TO_DB: Switch = True
-    RETENTION_DAYS: int = Field(default=0, ge=0, le=36_500)
 
     # Broker
     RABBITMQ_HEARTBEAT: int = Field(default=10, ge=1, le=3600)
@@ -289,14 +285,12 @@ class Settings(Servers):
     TAKER_FEE_SPOT: Decimal = Field(default=Decimal(0), ge=0, le=Decimal("0.02"))
     TAKER_FEE_LINEAR: Decimal = Field(default=Decimal(0), ge=0, le=Decimal("0.02"))
     MIN_PROFIT_BPS: Decimal = Field(default=Decimal(0), ge=0, le=10_000)
-    SIGNAL_PARTITIONS: int = Field(default=0, ge=0, le=1024)
 
     # Trading engine
     MAX_RISK_OPEN_POSITION: Decimal = Field(default=Decimal(1_000_000), gt=0)
     RISK_MODEL: Literal["cash", "position"] = "cash"
     UNIQUE_ORDER: Switch = True
     REAL_ORDER_SENDING: Switch = False
-    REAL_MONEY: Switch = False
     JOURNAL_PATH: PathFromHere = Field(default=Path("journal"), validate_default=True)
 
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -367,8 +361,8 @@ class Settings(Servers):
 
 
 def setting_names() -> list[str]:
-    """Return the names of the settings that have an effect, in the order in which they are declared."""
-    return [name for name in Settings.model_fields if name not in RESERVED]
+    """Return the names of all settings, in the order in which they are declared."""
+    return list(Settings.model_fields)
 
 
 def default_and_range(name: str) -> tuple[str, str]:

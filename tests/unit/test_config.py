@@ -166,3 +166,13 @@ def test_a_misspelt_name_is_reported_with_the_one_that_was_meant(
 def test_a_line_of_the_file_that_is_no_variable_is_refused_without_its_text(own_settings: Path) -> None:
     own_settings.write_text('ORDERBOOK_DEPTH=50\n\nAPI_SECRET="never closed\n')
     assert refusal() == "variables.env line 3: expected NAME=value"
+
+
+def test_the_documents_have_each_setting_with_its_default_and_what_it_takes() -> None:
+    rows: dict[str, tuple[str, str]] = {}
+    for line in (HERE / "docs/settings.md").read_text().splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and cells[0] in config.setting_names():
+            rows[cells[0]] = cells[1], cells[2]
+    expected = {name: config.default_and_range(name) for name in config.setting_names()}
+    assert {name: (default or "empty", takes) for name, (default, takes) in expected.items()} == rows
