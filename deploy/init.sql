@@ -187,25 +187,25 @@ WITH trade AS (
 ), ends AS (
   -- Where each spread and each close without a spread_id ends, both laid end to end; cash of the closes up to there.
   SELECT *, false AS is_close, NULL::bigint AS close_at, NULL::numeric AS close_price, NULL::numeric AS close_cash,
-         sum(opened - closed) OVER (PARTITION BY pair ORDER BY opening) AS place
+         NULL::numeric AS part, sum(opened - closed) OVER (PARTITION BY pair ORDER BY opening) AS place
   FROM named WHERE pair IN (SELECT pair FROM matched)
   UNION ALL
   SELECT NULL, NULL, pair, NULL, NULL, NULL, NULL, NULL, NULL, true, placed_at, price,
-         sum(part * price) OVER (PARTITION BY pair ORDER BY execution_id),
+         sum(part * price) OVER (PARTITION BY pair ORDER BY execution_id), part,
          sum(part) OVER (PARTITION BY pair ORDER BY execution_id)
   FROM matched WHERE opening IS NULL AND part > 0
 ), covered AS (
   -- The close that a spread's end lies in is the next one; behind the last close there is none.
-  SELECT *, count(*) FILTER (WHERE is_close) OVER (PARTITION BY pair ORDER BY place DESC, is_close DESC) AS close_number,
-         coalesce(max(place) FILTER (WHERE is_close) OVER (PARTITION BY pair), 0) AS all_closes,
-         coalesce(max(close_cash) FILTER (WHERE is_close AND place = last_place) OVER (PARTITION BY pair), 0) AS all_cash
-  FROM (SELECT *, max(place) FILTER (WHERE is_close) OVER (PARTITION BY pair) AS last_place FROM ends) AS ends
+  SELECT *, count(part) OVER (PARTITION BY pair ORDER BY place DESC, is_close DESC) AS close_number,
+         coalesce(sum(part) OVER (PARTITION BY pair), 0) AS all_closes,
+         coalesce(sum(part * close_price) OVER (PARTITION BY pair), 0) AS all_cash
+  FROM ends
 ), priced AS (
   SELECT *, least(place, all_closes) AS taken_up_to,
          CASE WHEN close_number > 0 THEN first_value(close_at) OVER close END AS taken_at,
          CASE WHEN close_number = 0 THEN all_cash
-              ELSE first_value(close_cash) OVER close
-                   - (first_value(place) OVER close - place) * first_value(close_price) OVER close
+              ELSE first_value(close_cash - place * close_price) OVER close
+                   + place * first_value(close_price) OVER close
          END AS cash_up_to
   FROM covered
   WINDOW close AS (PARTITION BY pair, close_number ORDER BY place DESC, is_close DESC)
@@ -303,7 +303,7 @@ COMMENT ON VIEW bybit.position IS 'What is held of each instrument, from bybit."
 COMMENT ON COLUMN bybit.position.channel IS 'Market category, as spot or linear';
 COMMENT ON COLUMN bybit.position.symbol_name IS 'Symbol, as BTCUSDT';
 COMMENT ON COLUMN bybit.position.size IS 'Bought less sold, in base coin: above 0 long, below 0 short';
-COMMENT ON COLUMN bybit.position.exposure IS 'Cash paid less cash received, in quote coin: -sum(flux), which RISK_LIMIT is compared with under RISK_MODEL=cash';
+COMMENT ON COLUMN bybit.position.exposure IS 'Cash paid less cash received, in quote coin: -sum(flux), which MAX_RISK_OPEN_POSITION limits under RISK_MODEL=cash';
 COMMENT ON COLUMN bybit.position.executions IS 'Executions with a leg of this instrument';
 
 COMMENT ON VIEW bybit.execution IS 'Executions with both legs in one row, from bybit."order"';
