@@ -20,6 +20,7 @@ from benchmarks.timed import symbols
 from blackbird.broker.topology import SIGNAL, STORAGE
 
 RATES = (100, 1000, 3000)  # pushes a second
+ROOMY = 1000  # up to here no machine is short of time, and latency counts; above, reads may be coalesced
 ROUNDS = 3  # floor and collector take turns: what else the machine does comes to both
 
 
@@ -96,7 +97,7 @@ def rows(rate: int, of_rate: Ages) -> list[Row]:
             f"{percentile(of_rate.ours, share) * 1000:.2f} ms",
             f"{percentile(of_rate.floor, share) * 1000:.2f} ms, bare publisher to `signal`",
             percentile(of_rate.ours, share) / percentile(of_rate.floor, share),
-            most=2.0 if share == 0.5 else None,
+            most=2.0 if share == 0.5 and rate <= ROOMY else None,
             note=cpu if share == 0.5 else "",
         )
         for share in (0.5, 0.99)
