@@ -18,6 +18,8 @@ from blackbird.runtime.name_lookup import NameLookup
 
 logger = logging.getLogger(__name__)
 
+# A whole attempt, the lookup of the name and TLS included, and of it the WebSocket handshake.
+CONNECT_SECONDS = 15.0
 HANDSHAKE_SECONDS = 5.0
 CLOSE_SECONDS = 0.4
 # https://bybit-exchange.github.io/docs/v5/ws/connect
@@ -197,11 +199,10 @@ class Connector:
         reason = "closed in the handshake"
         reached = True
         try:
-            # picows' own limit begins with the handshake, after the lookup and TLS.
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
+            async with asyncio.timeout(CONNECT_SECONDS):
                 await self._open(url, connection)
-        except TimeoutError:
-            reason = f"no handshake within {HANDSHAKE_SECONDS:.0f} s"
+        except TimeoutError as error:
+            reason = str(error) or f"no connection within {CONNECT_SECONDS:.0f} s"
         except OSError as error:
             reason = str(error) or type(error).__name__
             reached = isinstance(error, ssl.SSLError | ConnectionResetError)
