@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ SECRETS = {
     "API_KEY": "key-secret",
     "API_SECRET": "exchange-secret",
 }
+
+SOURCES = ("benchmarks", "blackbird", "deploy", "launcher", "local_exchange")
 
 
 @pytest.fixture(autouse=True)
@@ -169,10 +172,27 @@ def test_a_line_of_the_file_that_is_no_variable_is_refused_without_its_text(own_
 
 
 def test_the_documents_have_each_setting_with_its_default_and_what_it_takes() -> None:
-    rows: dict[str, tuple[str, str]] = {}
-    for line in (HERE / "docs/settings.md").read_text().splitlines():
-        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
-        if len(cells) == 4 and cells[0] in config.setting_names():
-            rows[cells[0]] = cells[1], cells[2]
-    expected = {name: config.default_and_range(name) for name in config.setting_names()}
-    assert {name: (default or "empty", takes) for name, (default, takes) in expected.items()} == rows
+    page = (HERE / "docs/settings.md").read_text()
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \| .+ \|$", page, re.MULTILINE)
+    documented = {name: ("" if default == "empty" else default, takes) for name, default, takes in rows}
+    assert len(rows) == len(documented)
+    assert documented == {name: config.default_and_range(name) for name in config.setting_names()}
+
+
+def test_compose_has_the_same_defaults_as_the_settings() -> None:
+    compose = (HERE / "docker-compose.yml").read_text()
+    defaults = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", compose))
+    assert len(defaults) >= 12
+    assert defaults == {name: config.default_and_range(name)[0] for name in defaults}
+
+
+def test_a_setting_that_nothing_reads_is_neither_listed_nor_known(own_settings: Path) -> None:
+    own_settings.write_text("".join(f"{name}=1\n" for name in sorted(config.RESERVED)))
+    assert config.unknown_names().keys() == config.RESERVED
+    assert not [name for name in config.RESERVED if f"{name}=" in config.settings_in_force()]
+
+
+def test_a_reserved_setting_is_read_by_nothing() -> None:
+    read = re.compile(rf"Config\.(?:{'|'.join(config.RESERVED)})\b")
+    sources = [*HERE.glob("*.py"), *(path for name in SOURCES for path in (HERE / name).rglob("*.py"))]
+    assert not [path for path in sources if read.search(path.read_text())]
