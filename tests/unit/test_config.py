@@ -21,8 +21,6 @@ SECRETS = {
     "API_SECRET": "exchange-secret",
 }
 
-SOURCES = ("benchmarks", "blackbird", "deploy", "launcher", "local_exchange")
-
 
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -184,15 +182,3 @@ def test_compose_has_the_same_defaults_as_the_settings() -> None:
     defaults = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", compose))
     assert len(defaults) >= 12
     assert defaults == {name: config.default_and_range(name)[0] for name in defaults}
-
-
-def test_a_setting_that_nothing_reads_is_neither_listed_nor_known(own_settings: Path) -> None:
-    own_settings.write_text("".join(f"{name}=1\n" for name in sorted(config.RESERVED)))
-    assert config.unknown_names().keys() == config.RESERVED
-    assert not [name for name in config.RESERVED if f"{name}=" in config.settings_in_force()]
-
-
-def test_a_reserved_setting_is_read_by_nothing() -> None:
-    read = re.compile(rf"Config\.(?:{'|'.join(config.RESERVED)})\b")
-    sources = [*HERE.glob("*.py"), *(path for name in SOURCES for path in (HERE / name).rglob("*.py"))]
-    assert not [path for path in sources if read.search(path.read_text())]
