@@ -21,6 +21,8 @@ SECRETS = {
     "API_SECRET": "exchange-secret",
 }
 
+SOURCES = ("benchmarks", "blackbird", "deploy", "launcher", "local_exchange")
+
 
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -182,3 +184,14 @@ def test_compose_has_the_same_defaults_as_the_settings() -> None:
     defaults = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", compose))
     assert len(defaults) >= 12
     assert defaults == {name: config.default_and_range(name)[0] for name in defaults}
+
+
+def test_every_setting_is_read_by_something() -> None:
+    sources = [*HERE.glob("*.py"), *(path for name in SOURCES for path in (HERE / name).rglob("*"))]
+    texts = [
+        path.read_text() for path in sources if path.suffix in {".py", ".sh"} and path.name != "config.py"
+    ]
+    texts += [(HERE / "docker-compose.yml").read_text()]
+    # Through DB_CONFIG, BROKER_CONFIG and the checks of config.py itself.
+    texts += re.findall(r"self\.([A-Z_]+)", (HERE / "config.py").read_text())
+    assert not [name for name in config.setting_names() if not any(name in text for text in texts)]
