@@ -12,7 +12,7 @@ market rests, and these must hold:
 - no exposure was ever beyond the limit
 - the trading engine lists as open what the rows leave open, and begins with their exposure and PnL when it
   is started again
-- what the stranger knows as ACKed is executed once, what he knows as refused is not; asked again, each of his
+- what the third-party client knows as ACKed is executed once, what it knows as refused is not; asked again, each of its
   orders gets the answer that it got
 - every service that was asked to end did so within 5 s with exit status 0, and none met an error that nobody
   had thought of
@@ -68,7 +68,7 @@ EXCHANGE_FAULTS: tuple[tuple[str, dict[str, object]], ...] = (
 )
 
 
-class Stranger(threading.Thread):
+class ThirdPartyClient(threading.Thread):
     """Another program that trades, and asks for each order again until it knows.
 
     Some of its closes name no spread, and reduce those of the signal engine.
@@ -127,7 +127,7 @@ class Soak:
     def __init__(self, system: LiveSystem, servers: ServerPair, rng: random.Random) -> None:
         self.system = system
         self.servers = servers
-        self.stranger = Stranger(system.place, random.Random(rng.random()))
+        self.third_party = ThirdPartyClient(system.place, random.Random(rng.random()))
         self.rng = rng
         self.done: Counter[str] = Counter()
         self.slow_stops: list[str] = []
@@ -268,7 +268,7 @@ class Soak:
 
     def run(self, seconds: float) -> None:
         """Break one thing after the other for so many seconds."""
-        self.stranger.start()
+        self.third_party.start()
         began = time.monotonic()
         while (now := time.monotonic() - began) < seconds:
             what = self.rng.choice(self.faults)()
@@ -285,7 +285,7 @@ class Soak:
                 raise AssertionError(f"{name} ended by itself:\n{service.output[-2000:]}")
         self.system.exchange.post("/faults/clear")
         self.system.wait_until_it_works()
-        self.stranger.end()
+        self.third_party.end()
         self.system.exchange.post("/pause")
         wait_for(self.system.is_stored, "every published update stored", SETTLE_SECONDS)
         self.system.check_storage()
@@ -310,7 +310,7 @@ class Soak:
         for order_id in self.rng.sample(accounts.orders, min(20, len(accounts.orders))):
             # Known by its id alone: whatever else it says, it is answered again and trades nothing.
             assert client.ask(new_order(order_id=order_id)) == ACK
-        self.check_stranger(client, accounts)
+        self.check_third_party(client, accounts)
         assert self.system.executions() == len(accounts.orders)
         self.system.services["trading_engine"].kill()
         self.system.start("trading_engine")
@@ -320,15 +320,15 @@ class Soak:
         self.check_logs()
         return accounts
 
-    def check_stranger(self, client: OrderClient, accounts: Accounts) -> None:
-        """Fail unless the stranger's orders are executed as he knows, and are answered to him as before."""
-        acked = {order_id for order_id, answer in self.stranger.outcomes.items() if answer == ACK}
+    def check_third_party(self, client: OrderClient, accounts: Accounts) -> None:
+        """Fail unless its orders are executed as it knows, and are answered as before."""
+        acked = {order_id for order_id, answer in self.third_party.outcomes.items() if answer == ACK}
         executed = set(accounts.orders)
         assert acked <= executed, f"{len(acked - executed)} orders ACKed and not executed"
-        refused = self.stranger.outcomes.keys() - acked
+        refused = self.third_party.outcomes.keys() - acked
         assert not refused & executed, f"{len(refused & executed)} orders refused and executed"
-        again = client.settle(self.stranger.orders.values(), again=5, in_flight=100)
-        assert again == self.stranger.outcomes, "an order got another answer than the first"
+        again = client.settle(self.third_party.orders.values(), again=5, in_flight=100)
+        assert again == self.third_party.outcomes, "an order got another answer than the first"
 
     def check_logs(self) -> None:
         """Fail where a service met an error that nobody had thought of."""
@@ -383,7 +383,7 @@ def main() -> None:
                     soak.run(options.minutes * 60)
                     accounts = soak.settle()
                 finally:
-                    soak.stranger.end()
+                    soak.third_party.end()
                 exchange.stop()
                 sent = check_pushes(system, record)
                 print(
@@ -394,7 +394,7 @@ def main() -> None:
                 print(f"updates sent by the exchange {sent:>12,}")
                 print(f"updates published and stored {len(system.published):>12,}")
                 print(f"executions                   {len(accounts.orders):>12,}")
-                print(f"orders of the stranger       {len(soak.stranger.outcomes):>12,}")
+                print(f"orders of the third party     {len(soak.third_party.outcomes):>12,}")
                 print(f"PnL                          {accounts.pnl:>12,f}")
                 print(f"largest exposure             {accounts.largest:>12,f}")
                 print("everything held")

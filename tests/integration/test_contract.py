@@ -70,7 +70,7 @@ def test_exchange_and_queues_are_declared_as_promised(shared: Workspace) -> None
     assert {("storage", "storage"), ("signal", "signal"), ("subscription", "subscription")} <= bound
 
 
-def test_stranger_may_declare_orders_without_arguments(shared: Workspace) -> None:
+def test_third_party_client_may_declare_orders_without_arguments(shared: Workspace) -> None:
     channel = shared.channel()
     assert channel.queue_declare("orders", durable=True).method.queue == "orders"
     with pytest.raises(ChannelClosedByBroker):
@@ -78,16 +78,16 @@ def test_stranger_may_declare_orders_without_arguments(shared: Workspace) -> Non
     channel.connection.close()
 
 
-def test_stranger_bound_to_a_key_sees_every_message_and_takes_none_away(shared: Workspace) -> None:
+def test_third_party_client_bound_to_a_key_sees_every_message_and_takes_none_away(shared: Workspace) -> None:
     feed = BookFeed(shared)
-    stranger = shared.channel()
-    queue = stranger.queue_declare("", exclusive=True).method.queue
-    stranger.queue_bind(queue, "data_feeder", "storage")
+    client = shared.channel()
+    queue = client.queue_declare("", exclusive=True).method.queue
+    client.queue_bind(queue, "data_feeder", "storage")
     before = updates(shared)
-    sent = [book_message("STRANGER", number, bids=[("1", "1")], cts=number) for number in range(20)]
+    sent = [book_message("OTHER", number, bids=[("1", "1")], cts=number) for number in range(20)]
     for message in sent:
         feed.publish("storage", message)
-    seen = [json.loads(stranger.basic_get(queue, auto_ack=True)[2] or b"") for _ in sent]
+    seen = [json.loads(client.basic_get(queue, auto_ack=True)[2] or b"") for _ in sent]
     assert seen == sent
     wait_for(lambda: updates(shared) == before + 20)
 

@@ -478,7 +478,7 @@ def test_order_is_read_as_it_was_sent() -> None:
     )
 
 
-def test_strangers_order_may_lack_ids_and_expiry() -> None:
+def test_third_party_order_may_lack_ids_and_expiry() -> None:
     for request in (without(ORDER, *OPTIONAL), body(ORDER, **dict.fromkeys(OPTIONAL))):
         order = decode_request(request)
         assert order is not None
