@@ -12,10 +12,9 @@ market rests, and these must hold:
 - no exposure was ever beyond the limit
 - the trading engine lists as open what the rows leave open, and begins with their exposure and PnL when it
   is started again
-- what the third-party client knows as ACKed is executed once, what it knows as refused is not; asked again, each of its
-  orders gets the answer that it got
-- every service that was asked to end did so within 5 s with exit status 0, and none met an error that nobody
-  had thought of
+- what the third-party client knows as ACKed is executed once, what it knows as refused is not; asked again,
+  each of its orders gets its first answer
+- every service that was asked to end did so within 5 s with exit status 0, and none met an unexpected error
 """
 
 from __future__ import annotations
