@@ -3,7 +3,7 @@
     python timed.py exchange [CERTIFICATE]    a stand-in of the exchange; commands on its standard input:
                                               `rate PUSHES_A_SECOND PUSHES`, `burst PUSHES`
     python timed.py publish RATE PUSHES       what the collector does with the broker, and nothing else
-    python timed.py consume QUEUE COUNT       take COUNT messages, print when each was sent and how old it was
+    python timed.py consume QUEUE COUNT       take COUNT messages, print the times of each
 
 They print lines of JSON. Nothing here waits for an event loop, so that what is measured is the other side.
 """
@@ -32,6 +32,7 @@ from tests.support.raw_server import Client, RawServer, frame  # noqa: E402
 INSTRUMENTS = 12
 LEVELS = '["61837.24","1.25"],["61837.10","0"]'
 SENT = b'"sent":'
+PUBLISHED_AT = b"\x0cpublished_atl"  # a header's name, and the type of a 64-bit number
 
 
 def symbols() -> list[str]:
@@ -119,19 +120,22 @@ def publish(rate: str, count: str) -> None:
 
 
 def consume(queue: str, count: str) -> None:
-    """Take messages and print, for each, when it was sent (ns since 1970) and how old it was then (s)."""
+    """Take messages and print of each when it was sent (ns), its age (s), and when it was received (ms)."""
     sent = []
+    received = []
     ages = []
     with RawBroker(os.environ["RABBITMQ_VHOST"], os.environ) as broker:
         broker.consume(queue)
         say(ready=True)
         for _ in range(int(count)):
-            body = broker.take(60).body
+            header, body = broker.take(60)
             now = time.time_ns()
             at = body.index(SENT) + len(SENT)
             sent.append(int(body[at : at + 19]))
             ages.append((now - sent[-1]) / 1e9)
-    say(ages=ages, sent=sent)
+            at = header.index(PUBLISHED_AT) + len(PUBLISHED_AT)
+            received.append(int.from_bytes(header[at : at + 8], "big"))
+    say(ages=ages, sent=sent, received_ms=received)
 
 
 PROGRAMS: dict[str, Callable[..., None]] = {"exchange": exchange, "publish": publish, "consume": consume}
