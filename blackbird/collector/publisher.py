@@ -54,19 +54,14 @@ class _PushProperties(BasicProperties):
         ).encode()
     ).split(_pack_number(_PUBLISHED_AT))
     _between, _after = _rest.split(_pack_number(_NUMBER))
+    _pack = struct.Struct(f">q{len(_between)}sq").pack
 
     def __init__(self, received_ms: int, number: int) -> None:
-        self._encoded = (
-            self._before,
-            _pack_number(received_ms),
-            self._between,
-            _pack_number(number),
-            self._after,
-        )
+        self._numbers = self._pack(received_ms, self._between, number)
 
     def encode(self) -> list[bytes]:
         """Return what pika puts after the size of the body."""
-        return list(self._encoded)
+        return [self._before, self._numbers, self._after]
 
 
 class _Push(NamedTuple):
