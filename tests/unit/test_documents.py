@@ -48,6 +48,18 @@ def test_the_rules_run_without_the_services_as_the_documents_say() -> None:
     assert len(names["signal"].spreads) == len(names["engine"].spreads) == 1  # type: ignore[attr-defined]
 
 
+def test_messages_that_are_played_twice_are_traded_on_twice_as_the_documents_say() -> None:
+    (code,) = blocks(ROOT / "docs/developing.md", "python")
+    once = [book("spot", 100, 101), book("linear", 105, 106)]
+    apart = [book("spot", 99, 100), book("linear", 100, 102)]
+    names: dict[str, object] = {"stored_messages": [*once, *apart, *once, *apart]}
+    exec(compile(code, "docs/developing.md", "exec"), names)  # noqa: S102 - it is the code of the document
+    orders = names["engine"].orders  # type: ignore[attr-defined]
+    names = {"stored_messages": [*once, *apart]}
+    exec(compile(code, "docs/developing.md", "exec"), names)  # noqa: S102
+    assert len(orders) == 2 * len(names["engine"].orders) > 0  # type: ignore[attr-defined]
+
+
 _numbers = itertools.count(1)
 
 
@@ -55,7 +67,7 @@ def book(channel: str, bid: int, ask: int) -> bytes:
     number = next(_numbers)
     return (
         f'{{"topic": "orderbook.50.BTCUSDT", "type": "snapshot", "ts": {number}, "cts": {number},'
-        f' "data": {{"s": "BTCUSDT", "b": [["{bid}", "1"]], "a": [["{ask}", "1"]], "u": {number}, "seq": 1}},'
+        f' "data": {{"s": "BTCUSDT", "b": [["{bid}", "1"]], "a": [["{ask}", "1"]], "u": {number}, "seq": {number}}},'
         f' "channel": "{channel}", "matching_key": "a"}}'
     ).encode()
 
