@@ -67,8 +67,8 @@ def book(channel: str, bid: int, ask: int) -> bytes:
     number = next(_numbers)
     return (
         f'{{"topic": "orderbook.50.BTCUSDT", "type": "snapshot", "ts": {number}, "cts": {number},'
-        f' "data": {{"s": "BTCUSDT", "b": [["{bid}", "1"]], "a": [["{ask}", "1"]], "u": {number}, "seq": {number}}},'
-        f' "channel": "{channel}", "matching_key": "a"}}'
+        f' "data": {{"s": "BTCUSDT", "b": [["{bid}", "1"]], "a": [["{ask}", "1"]], "u": {number},'
+        f' "seq": {number}}}, "channel": "{channel}", "matching_key": "a"}}'
     ).encode()
 
 
