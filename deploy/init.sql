@@ -195,7 +195,7 @@ WITH trade AS (
          sum(part) OVER (PARTITION BY pair ORDER BY execution_id)
   FROM matched WHERE opening IS NULL AND part > 0
 ), covered AS (
-  -- The close that a spread's end lies in is the next one; behind the last close there is none.
+  -- The close that a spread's end lies in is the next one; after the last close no spread ends.
   SELECT *, count(part) OVER (PARTITION BY pair ORDER BY place DESC, is_close DESC) AS close_number,
          coalesce(sum(part) OVER (PARTITION BY pair), 0) AS all_closes,
          coalesce(sum(part * close_price) OVER (PARTITION BY pair), 0) AS all_cash

@@ -1,7 +1,7 @@
 """Publishing of the collector: every push in order and confirmed, within a bounded buffer.
 
 Each push is published once, persistent, and the broker routes it to `storage` and `signal` both. What the
-broker has not confirmed when a session ends is published again on the next one; while there is none, pushes
+broker has not confirmed when a session ends is published again on the next one; without a session, pushes
 wait in the buffer, and the oldest are dropped when it is full.
 """
 

@@ -73,7 +73,7 @@ class BookKeeper:
         if outcome is Outcome.APPLIED:
             if self.needs_snapshot:
                 self.needs_snapshot.discard(instrument)
-            # The snapshot of a quiet option shows a book that last changed long ago, and is none the older.
+            # The snapshot of a quiet option shows a book of long ago, which does not make it stale.
             is_quiet = instrument.channel == "option" and message.type == "snapshot"
             book.lag_ms = lag_ms = received_ms - (message.ts if is_quiet else message.cts)
             lag = book.lag

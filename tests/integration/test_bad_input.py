@@ -274,7 +274,7 @@ def wrong_orders() -> list[tuple[bytes, str]]:
     return bodies
 
 
-def test_body_that_is_no_order_is_answered_with_field_and_reason_and_changes_nothing(
+def test_malformed_order_is_answered_with_field_and_reason_and_changes_nothing(
     place: Workspace,
 ) -> None:
     engine = place.start_engine()

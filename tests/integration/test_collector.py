@@ -335,7 +335,7 @@ def test_what_the_exchange_refuses_is_a_400_that_names_it_and_changes_nothing(ho
     ],
     ids=lambda body: repr(body[:70]),
 )
-def test_a_body_that_is_no_subscription_is_a_422(idle: Collector, body: bytes) -> None:
+def test_a_malformed_subscription_is_a_422(idle: Collector, body: bytes) -> None:
     status, answer = idle.request("POST", "/subscribe", body)
     assert status == 422
     assert answer["detail"]

@@ -894,7 +894,7 @@ def test_what_record_writes_is_what_the_client_got_and_can_be_replayed(
     assert len(Replay(path).lines) == sent + 1
 
 
-def test_a_file_that_is_no_recording_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_a_malformed_recording_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.ndjson"
     path.write_text('{"t": 0}\n')
     with pytest.raises(RecordingError, match=r"line 1: expected an order-book message"):

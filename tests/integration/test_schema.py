@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.workspace import HERE, Workspace
-
-
-def apply_schema(place: Workspace) -> None:
-    schema = (HERE / "deploy" / "init.sql").read_text()
-    place.query("\n".join(line for line in schema.splitlines() if not line.startswith("\\")))
+from tests.support.workspace import Workspace, apply_schema
 
 
 def test_tables_are_found_without_their_schema(place: Workspace) -> None:

@@ -250,7 +250,9 @@ def test_pings_are_sent_until_it_ends(server: RawServer) -> None:
     ],
     ids=lambda answer: repr(answer[:24]),
 )
-def test_an_answer_that_is_no_handshake_is_a_failed_attempt_that_reached_the_exchange(answer: bytes) -> None:
+def test_an_answer_other_than_a_handshake_is_a_failed_attempt_that_reached_the_exchange(
+    answer: bytes,
+) -> None:
     async def work() -> None:
         with RawServer(answer=answer) as server, pytest.raises(ConnectFailed) as error:
             await Connector().connect(server.url, Taken())

@@ -273,7 +273,7 @@ def test_zero_is_a_size_and_no_price(text: str) -> None:
         "0x1",
     ],
 )
-def test_text_that_is_no_decimal_is_neither_price_nor_size(text: str) -> None:
+def test_text_other_than_a_decimal_is_neither_price_nor_size(text: str) -> None:
     for level in ((text, "1"), ("1", text)):
         with pytest.raises(InvalidMessage, match="expected a decimal number, was"):
             decimal_levels(levels_json([level]))
