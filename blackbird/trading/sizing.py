@@ -113,11 +113,8 @@ def limit_prices(order: Order, buy: InstrumentRules, sell: InstrumentRules, tole
 
 def gross_up(size: Decimal, step: Decimal, fee: Decimal) -> Decimal:
     """Return the smallest quantity on `step` of which at least `size` is left after the fraction `fee`."""
-    quantity = round_up(divide(size, EXACT.subtract(ONE, fee)), step)
-    # The quotient is rounded down.
-    if net_of_fee(quantity, fee) < size:
-        quantity = EXACT.add(quantity, step)
-    return quantity
+    # 60 digits are more than sizes, steps and fees have together: rounding the quotient crosses no step.
+    return round_up(divide(size, EXACT.subtract(ONE, fee)), step)
 
 
 def net_of_fee(quantity: Decimal, fee: Decimal) -> Decimal:
