@@ -17,7 +17,7 @@ SELL: Literal["Sell"] = "Sell"
 class LegOrder(msgspec.Struct, frozen=True):
     """An order for one leg: immediate or cancel, so that nothing of it ever rests at the exchange.
 
-    A limit order where `limit` is set, else a market order that may not trade further than `slippage` percent
+    A limit order where `limit` is set, else a market order that may not trade further than `slippage_percent`
     from the best price it meets. `quantity` is in base coin. The same `link_id` again is the same order.
     """
 
@@ -26,7 +26,7 @@ class LegOrder(msgspec.Struct, frozen=True):
     side: Side
     quantity: Decimal
     limit: Decimal | None = None
-    slippage: Decimal | None = None
+    slippage_percent: Decimal | None = None
     reduce_only: bool = False
 
 
