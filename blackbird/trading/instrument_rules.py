@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from decimal import ROUND_DOWN, Context, Decimal
 from math import lcm
-from typing import Literal
 
 import msgspec
 
 from blackbird.market.decimals import EXACT
 from blackbird.market.instrument import Instrument
+from blackbird.trading.leg_order import BUY, Side
 
-Side = Literal["Buy", "Sell"]
 TRADING = "Trading"
 
 # Quotients that need not be exact.
@@ -24,7 +23,7 @@ _ROUNDED_DOWN = Context(prec=60, rounding=ROUND_DOWN)
 class InstrumentRules(msgspec.Struct, frozen=True):
     """The rules of one instrument: quantities in `base` coin, prices and `least_value` in `quote` coin.
 
-    `most` holds for limit orders, `most_market` for market orders.
+    `most_quantity` holds for limit orders, `most_market_quantity` for market orders.
     """
 
     instrument: Instrument
@@ -33,9 +32,9 @@ class InstrumentRules(msgspec.Struct, frozen=True):
     settle: str
     step: Decimal
     tick: Decimal
-    least: Decimal
-    most: Decimal
-    most_market: Decimal
+    least_quantity: Decimal
+    most_quantity: Decimal
+    most_market_quantity: Decimal
     least_value: Decimal
     status: str = TRADING
 
@@ -54,11 +53,11 @@ class InstrumentRules(msgspec.Struct, frozen=True):
 
     def round_price(self, price: Decimal, side: Side) -> Decimal:
         """Return `price` on the tick: a limit to buy is rounded up, one to sell down."""
-        return round_up(price, self.tick) if side == "Buy" else round_down(price, self.tick)
+        return round_up(price, self.tick) if side == BUY else round_down(price, self.tick)
 
     def is_enough(self, quantity: Decimal, price: Decimal) -> bool:
         """Return whether an order of `quantity` at `price` reaches the least quantity and value."""
-        return quantity >= self.least and EXACT.multiply(quantity, price) >= self.least_value
+        return quantity >= self.least_quantity and EXACT.multiply(quantity, price) >= self.least_value
 
 
 def round_down(number: Decimal, step: Decimal) -> Decimal:

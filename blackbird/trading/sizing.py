@@ -21,6 +21,7 @@ from blackbird.trading.instrument_rules import (
     round_down,
     round_up,
 )
+from blackbird.trading.leg_order import BUY, SELL
 from blackbird.trading.orders import OPEN_SPREAD, Order, Refused
 
 # Returns the free amount of a coin.
@@ -100,8 +101,8 @@ def limit_prices(order: Order, buy: InstrumentRules, sell: InstrumentRules, tole
     Those of an open do not cross the middle of its spread: what both legs fill at never costs money.
     """
     share = divide(tolerance_bps, TEN_THOUSAND)
-    to_buy = buy.round_price(EXACT.multiply(order.buy_price, EXACT.add(ONE, share)), "Buy")
-    to_sell = sell.round_price(EXACT.multiply(order.sell_price, EXACT.subtract(ONE, share)), "Sell")
+    to_buy = buy.round_price(EXACT.multiply(order.buy_price, EXACT.add(ONE, share)), BUY)
+    to_sell = sell.round_price(EXACT.multiply(order.sell_price, EXACT.subtract(ONE, share)), SELL)
     if order.action != OPEN_SPREAD:
         return Limits(to_buy, max(to_sell, sell.tick))
     if order.sell_price <= order.buy_price:
@@ -124,8 +125,10 @@ def net_of_fee(quantity: Decimal, fee: Decimal) -> Decimal:
 
 def _most(buy: InstrumentRules, sell: InstrumentRules, step: Decimal, fee: Decimal) -> Decimal:
     """Return the largest size that one order of each leg may have."""
-    size = round_down(min(net_of_fee(buy.most, fee), sell.most), step)
-    return size if gross_up(size, buy.step, fee) <= buy.most else max(EXACT.subtract(size, step), ZERO)
+    size = round_down(min(net_of_fee(buy.most_quantity, fee), sell.most_quantity), step)
+    return (
+        size if gross_up(size, buy.step, fee) <= buy.most_quantity else max(EXACT.subtract(size, step), ZERO)
+    )
 
 
 def _is_enough(size: Decimal, buy: InstrumentRules, sell: InstrumentRules, limits: Limits) -> bool:

@@ -27,9 +27,9 @@ def rules(instrument: Instrument = SPOT, **other: str) -> InstrumentRules:
     given = {
         "step": "0.000001" if is_spot else "0.001",
         "tick": "0.1",
-        "least": "0.000011" if is_spot else "0.001",
-        "most": "83" if is_spot else "1190",
-        "most_market": "41.5" if is_spot else "500",
+        "least_quantity": "0.000011" if is_spot else "0.001",
+        "most_quantity": "83" if is_spot else "1190",
+        "most_market_quantity": "41.5" if is_spot else "500",
         "least_value": "5",
         **{name: text for name, text in other.items() if name not in {"base", "quote", "status"}},
     }
@@ -111,7 +111,7 @@ def test_steps_that_do_not_divide_each_other_have_a_common_multiple() -> None:
 
 def test_size_below_a_minimum_of_either_leg_is_refused_by_its_name() -> None:
     assert refusal(order("0.0009")) == "size below minimum: 0.0009 of linear:BTCPERP"
-    assert refusal(order("0.001"), sell=rules(PERP, least="0.002")) == (
+    assert refusal(order("0.001"), sell=rules(PERP, least_quantity="0.002")) == (
         "size below minimum: 0.001 of linear:BTCPERP"
     )
     # 0.001 at the limit of 64167.9 is worth less than 64.2, which it is worth at the quoted price.
@@ -122,7 +122,7 @@ def test_size_below_a_minimum_of_either_leg_is_refused_by_its_name() -> None:
 
 
 def test_size_is_cut_to_the_largest_order_with_what_is_bought_for_the_fee() -> None:
-    assert sized(order("100"), sell=rules(PERP, most="7.5")).size == Decimal("7.5")
+    assert sized(order("100"), sell=rules(PERP, most_quantity="7.5")).size == Decimal("7.5")
     sizes = sized(order("100"))
     assert sizes.size == Decimal("82.917")
     assert sizes.buy_quantity <= 83
@@ -179,9 +179,9 @@ def random_rules(chance: random.Random, instrument: Instrument) -> InstrumentRul
         instrument,
         step=f"{step:f}",
         tick=f"{Decimal(chance.choice([1, 1, 5])).scaleb(chance.randint(-4, 0)):f}",
-        least=f"{least:f}",
-        most=f"{most:f}",
-        most_market=f"{most:f}",
+        least_quantity=f"{least:f}",
+        most_quantity=f"{most:f}",
+        most_market_quantity=f"{most:f}",
         least_value=str(chance.choice([0, 5, 100])),
     )
 
@@ -218,11 +218,12 @@ def check_refusal(text: str, asked: Order, buy: InstrumentRules, sell: Instrumen
         return
     assert text.startswith("size below minimum")
     step = common_step(buy.step, sell.step)
-    size = min(round_down(asked.size, step), buy.most, sell.most)
+    size = min(round_down(asked.size, step), buy.most_quantity, sell.most_quantity)
     limits = limit_prices(asked, buy, sell, FIVE_BPS)
     # What the largest order of the other leg leaves, less than a step and the fee, may be below a minimum.
     assert (
-        min(size, round_down(buy.most * Decimal("0.998"), step) - step) < max(buy.least, sell.least)
+        min(size, round_down(buy.most_quantity * Decimal("0.998"), step) - step)
+        < max(buy.least_quantity, sell.least_quantity)
         or size == 0
         or (size - step) * Decimal("0.998") * limits.buy < buy.least_value
         or (size - step) * Decimal("0.998") * limits.sell < sell.least_value
@@ -239,7 +240,7 @@ def check_sizes(
         (sizes.sell_quantity, sizes.sell_limit, sell),
     ):
         assert quantity % leg.step == 0
-        assert leg.least <= quantity <= leg.most
+        assert leg.least_quantity <= quantity <= leg.most_quantity
         assert quantity * limit >= leg.least_value
         assert limit % leg.tick == 0
     assert sizes.size % buy.step == 0, "what was bought can be sold again"
