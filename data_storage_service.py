@@ -20,12 +20,11 @@ from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.session import Session, connection_parameters, keep_session
-from blackbird.broker.topology import STORAGE
 from blackbird.bybit.environment import OrderMode
 from blackbird.market.fields import InvalidMessage
 from blackbird.runtime.process import parse_arguments, run_service
-from blackbird.storage.batch_writer import BatchWriter
-from blackbird.storage.isolation import UpdateStore
+from blackbird.storage.batch_writer import BatchWriter, Store
+from blackbird.storage.intake import Intake
 from blackbird.storage.orderbook_store import OrderbookStore, read_update
 from config import Config, check_settings, log_settings
 from database_manager import DatabaseManager
@@ -38,6 +37,9 @@ UNACKNOWLEDGED = 2 * BATCH
 # The contract gives a service 5 s to end.
 DRAIN_SECONDS = 3.0
 
+# An idle service asks the database so often whether it would take a message.
+PING_SECONDS = 1.0
+
 # Reads are coalesced over 3 ms: a wake-up per message would cost more than the messages do.
 PACE = 0.003
 # Each chunk of a COPY needs the interpreter, which the event loop keeps for so long when it is busy.
@@ -47,37 +49,38 @@ SWITCH_SECONDS = 0.001
 class DataStorageService:
     """The storage service between broker and database; with `discard` messages are acknowledged unread."""
 
-    def __init__(self, broker: BrokerParameters, store: UpdateStore, *, discard: bool) -> None:
+    def __init__(self, broker: BrokerParameters, store: Store, *, discard: bool) -> None:
         self._broker = broker
         self._discard = discard
-        self._writer = BatchWriter(store, BATCH)
-        self._session: Session | None = None
-        self._consumer: str | None = None
+        self._writer = BatchWriter(store, BATCH, ping_seconds=None if discard else PING_SECONDS)
+        self._intake = Intake(self._writer, self._on_delivery)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Store messages until `stop`; then write and acknowledge those that were delivered."""
         if self._discard:
             logger.warning("DUMP_ORDERBOOK_TO_DB is off: order books are acknowledged and thrown away")
-        connection: asyncio.Task[Any] = asyncio.create_task(keep_session(self._broker, self._open))
-        writing = asyncio.create_task(self._writer.run())
+        loops: list[asyncio.Task[Any]] = [
+            asyncio.create_task(keep_session(self._broker, self._open)),
+            asyncio.create_task(self._writer.run()),
+            asyncio.create_task(self._intake.run()),
+        ]
         stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait([connection, writing, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in (connection, writing):  # either ends only by an error
+            await asyncio.wait([*loops, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in loops:  # each ends only by an error
                 if task.done():
                     task.result()
             await self._finish()
         finally:
-            for task in (writing, connection, stopping):
+            for task in (*loops, stopping):
                 task.cancel()
-            await asyncio.wait([writing, connection], timeout=2)
+            await asyncio.wait(loops, timeout=2)
 
     async def _open(self, session: Session) -> None:
         self._writer.start_session(session)
         await session.declare_feed()
         await session.set_prefetch(UNACKNOWLEDGED)
-        self._session = session
-        self._consumer = await session.consume(STORAGE, self._on_delivery)
+        await self._intake.start_session(session)
 
     def _on_delivery(
         self, _: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes
@@ -98,9 +101,8 @@ class DataStorageService:
 
     async def _finish(self) -> None:
         """Take no more messages, write and acknowledge those that were delivered."""
-        if self._session is not None and self._session.is_open and self._consumer is not None:
-            await self._session.cancel(self._consumer)
-            await self._writer.drain(DRAIN_SECONDS)
+        await self._intake.stop()
+        await self._writer.drain(DRAIN_SECONDS)
 
 
 def main() -> None:

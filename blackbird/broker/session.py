@@ -186,6 +186,16 @@ class Session:
             self._acknowledgements.settle(delivery_tag)
             self._channel.basic_ack(delivery_tag)
 
+    def requeue(self, delivery_tag: int) -> None:
+        """Give a delivery and all before it back to the broker; on an ended session nothing happens.
+
+        Those that are acknowledged already stay so, and acknowledging those given back does nothing.
+        """
+        if self.is_open:
+            delivery_tag = self._acknowledgements.settle_up_to(delivery_tag)
+            if delivery_tag:
+                self._channel.basic_nack(delivery_tag, multiple=True, requeue=True)
+
     async def get(self, queue: str) -> tuple[int, BasicProperties, bytes] | None:
         """Take one message (delivery tag, properties, body), or None where the queue is empty."""
         channel = self.channel

@@ -25,15 +25,29 @@ def stranded_spreads(
 
 
 def stranded_warning(stranded: Iterable[OpenSpread], instrument: Instrument) -> str:
-    """Return how many spreads, and how much exposure of `instrument` in them, can't be closed."""
+    """Return how many spreads, and how much exposure of `instrument` in them, can't be closed.
+
+    In quote coin, at the entry prices, where all of them are known.
+    """
     spreads = list(stranded)
     sides = {
         "long": sum((spread.quantity for spread in spreads if spread.long == instrument), Decimal(0)),
         "short": sum((spread.quantity for spread in spreads if spread.short == instrument), Decimal(0)),
     }
     exposure = " and ".join(f"{size.normalize():f} {side}" for side, size in sides.items() if size)
+    values = [_value(spread, instrument) for spread in spreads]
+    known = [value for value in values if value is not None]
+    in_quote_coin = ""
+    if len(known) == len(values):
+        total = sum(known, Decimal(0)).normalize()
+        in_quote_coin = f", {total:f} in quote coin at the entry prices,"
     count = "1 open spread" if len(spreads) == 1 else f"{len(spreads)} open spreads"
     return (
-        f"{count} with an exposure of {exposure} in {instrument} can't be closed "
+        f"{count} with an exposure of {exposure} in {instrument}{in_quote_coin} can't be closed "
         "until both legs are subscribed with the same matching key"
     )
+
+
+def _value(spread: OpenSpread, instrument: Instrument) -> Decimal | None:
+    price = spread.long_price if spread.long == instrument else spread.short_price
+    return None if price is None else price * spread.quantity

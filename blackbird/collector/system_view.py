@@ -33,9 +33,10 @@ from blackbird.trading.orders import QUESTION, OpenSpread, decode_reply
 
 logger = logging.getLogger(__name__)
 
-# The queues that the system works through, and the service that consumes each.
+# The queues that the system works through, and the service that consumes each, with why it may not.
 CONSUMERS: Mapping[str, str] = {
-    STORAGE: "data storage",
+    # See blackbird.storage.intake.
+    STORAGE: "data storage: not running, or the database takes no messages",
     SIGNAL: "signal engine",
     ORDERS: "trading engine",
 }

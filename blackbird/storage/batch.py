@@ -18,6 +18,9 @@ class Deliverer(Protocol):
     def acknowledge(self, delivery_tag: int, *, multiple: bool = False) -> None:
         """Acknowledge a delivery, with `multiple` all before it too; on an ended session nothing happens."""
 
+    def requeue(self, delivery_tag: int) -> None:
+        """Give a delivery and all before it back to the broker; on an ended session nothing happens."""
+
     def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
         """Move a body that cannot be stored to the dead-letter queue; raises SessionLost."""
 

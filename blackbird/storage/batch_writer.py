@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from functools import partial
+from typing import Protocol
 
 from blackbird.runtime.backoff import Backoff
 from blackbird.runtime.throttled_log import ThrottledLog
@@ -19,29 +21,64 @@ SHORTEST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 
 
+class Store(UpdateStore, Protocol):
+    """Where updates are stored, and whether it takes any; each method raises DatabaseUnavailable."""
+
+    def ping(self) -> None:
+        """Return when the database answers and has the tables."""
+
+
 class BatchWriter:
     """Writes one batch while the next one fills; a batch is kept until the database has taken it.
 
-    A batch is written when it has `batch_size` messages or is `gather_seconds` old.
+    A batch is written when it has `batch_size` messages or is `gather_seconds` old. With nothing to write the
+    database is pinged every `ping_seconds`, None for never.
     """
 
-    def __init__(self, store: UpdateStore, batch_size: int, gather_seconds: float = GATHER_SECONDS) -> None:
+    def __init__(
+        self,
+        store: Store,
+        batch_size: int,
+        gather_seconds: float = GATHER_SECONDS,
+        *,
+        ping_seconds: float | None = None,
+    ) -> None:
         self._store = store
         self._batch_size = batch_size
         self._gather_seconds = gather_seconds
+        self._ping_seconds = ping_seconds
+        self._busy_since: float | None = None
         self._database = WorkerThread("database")
         self._session: Deliverer | None = None
         self._batch = Batch()
+        self._last_tag = 0
         self._arrived = asyncio.Event()
         self._full = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._outage = ThrottledLog()
 
+    @property
+    def stalled_seconds(self) -> float:
+        """For how long the database has been busy with the same batch or ping, 0 when it is not."""
+        if self._busy_since is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._busy_since
+
     def start_session(self, session: Deliverer) -> None:
         """Gather the deliveries of `session` from now on; what an earlier one brought is redelivered."""
         self._session = session
         self._batch = Batch(session)
+        self._last_tag = 0
+
+    def requeue(self) -> None:
+        """Give the deliveries that are not acknowledged back to the broker.
+
+        What the database is busy with is not stopped: redelivered, it is stored already.
+        """
+        if self._session is not None:
+            self._session.requeue(self._last_tag)
+            self._batch = Batch(self._session)
 
     def count(self, delivery_tag: int) -> Batch:
         """Count a delivery and return the batch that its update belongs to."""
@@ -49,6 +86,7 @@ class BatchWriter:
         if not batch.messages:
             batch.begun = asyncio.get_running_loop().time()
         batch.count(delivery_tag)
+        self._last_tag = delivery_tag
         self._arrived.set()
         if batch.messages >= self._batch_size:
             self._full.set()
@@ -57,14 +95,15 @@ class BatchWriter:
     async def run(self) -> None:
         """Write batch after batch until cancelled."""
         while True:
-            await self._arrived.wait()
+            await self._await_arrival()
             await self._gather()
             self._arrived.clear()
             self._full.clear()
             batch = self._next_batch()
             if batch.messages:
                 self._idle.clear()
-                await self._write(batch)
+                with self._busy():
+                    await self._write(batch)
                 self._idle.set()
 
     async def drain(self, seconds: float) -> None:
@@ -73,6 +112,39 @@ class BatchWriter:
             async with asyncio.timeout(seconds):
                 while self._batch.messages or not self._idle.is_set():
                     await asyncio.sleep(0.01)
+
+    async def _await_arrival(self) -> None:
+        while not self._arrived.is_set():
+            try:
+                async with asyncio.timeout(self._ping_seconds):
+                    await self._arrived.wait()
+            except TimeoutError:
+                with self._busy():
+                    await self._ping()
+
+    async def _ping(self) -> None:
+        """Ask the database whether it would take a message, until it would."""
+        backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE)
+        failed = False
+        while True:
+            try:
+                await self._database.run(self._store.ping)
+            except DatabaseUnavailable as error:
+                failed = True
+                self._outage.warn("the database takes no messages: %s", error)
+                await asyncio.sleep(backoff.next())
+            else:
+                break
+        if failed:
+            self._outage.resolved("the database takes messages again")
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._busy_since = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            self._busy_since = None
 
     async def _gather(self) -> None:
         # Under load the batch is due already, and each turn of the event loop would read more messages first.

@@ -77,6 +77,11 @@ class OrderbookStore:
         """Write the lines of an update under a key of their own, and roll back."""
         self._database.trial(partial(self._copy, {_TRIAL_KEY: lines}))
 
+    def ping(self) -> None:
+        """Return when the database answers and has the tables."""
+        statement = f"SELECT FROM {self._levels.name}, {UPDATES.name} LIMIT 0"
+        self._database.transaction(lambda cursor: cursor.execute(statement))
+
     def _copy(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
         self._database.copy(cursor, UPDATES, [key_line(key) for key in batch])
         self._database.copy(cursor, self._levels, batch.values())

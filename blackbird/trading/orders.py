@@ -59,14 +59,19 @@ class Order(msgspec.Struct, frozen=True):
     expires_at: int | None = None
 
 
-class OpenSpread(msgspec.Struct, frozen=True):
-    """A spread that is open: `quantity` of `long` bought and of `short` sold, `spread` = sold - bought."""
+class OpenSpread(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A spread that is open: `quantity` of `long` bought and of `short` sold, `spread` = sold - bought.
+
+    `long_price` and `short_price` are the prices at entry in quote coin, None where the sender gave none.
+    """
 
     spread_id: str
     long: Instrument
     short: Instrument
     spread: Decimal
     quantity: Decimal
+    long_price: Decimal | None = None
+    short_price: Decimal | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):

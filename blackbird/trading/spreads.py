@@ -28,22 +28,39 @@ class Pair(NamedTuple):
 
 
 class Spread:
-    """An open spread: `spread` is bid(short) - ask(long) at entry, `quantity` what is left of it."""
+    """An open spread: `spread` is bid(short) - ask(long) at entry, `quantity` what is left of it.
 
-    __slots__ = ("pair", "quantity", "serial", "spread", "spread_id")
+    `long_price` is ask(long) at entry, None where it is not known.
+    """
 
-    def __init__(self, spread_id: str, pair: Pair, spread: Decimal, quantity: Decimal) -> None:
+    __slots__ = ("long_price", "pair", "quantity", "serial", "spread", "spread_id")
+
+    def __init__(
+        self,
+        spread_id: str,
+        pair: Pair,
+        spread: Decimal,
+        quantity: Decimal,
+        long_price: Decimal | None = None,
+    ) -> None:
         self.spread_id = spread_id
         self.pair = pair
         self.spread = spread
         self.quantity = quantity
+        self.long_price = long_price
         self.serial = 0  # the order of opening, set by OpenSpreads
 
     @classmethod
     def opened_by(cls, order: Order) -> Spread:
         """Return the spread that an Open order opens."""
         entry = EXACT.subtract(order.sell_price, order.buy_price)
-        return cls(order.spread_id or new_id(), Pair(order.buy, order.sell), entry, order.size)
+        pair = Pair(order.buy, order.sell)
+        return cls(order.spread_id or new_id(), pair, entry, order.size, order.buy_price)
+
+    @property
+    def short_price(self) -> Decimal | None:
+        """bid(short) at entry, None where it is not known."""
+        return None if self.long_price is None else EXACT.add(self.long_price, self.spread)
 
 
 class OpenSpreads:
@@ -65,13 +82,20 @@ class OpenSpreads:
         spreads = cls()
         for spread in listed:
             pair = Pair(spread.long, spread.short)
-            spreads.add(Spread(spread.spread_id, pair, spread.spread, spread.quantity))
+            spreads.add(Spread(spread.spread_id, pair, spread.spread, spread.quantity, spread.long_price))
         return spreads
 
     def listed(self) -> list[OpenSpread]:
         """Return the spreads as the engine's answer lists them, oldest first."""
         return [
-            OpenSpread(spread.spread_id, *spread.pair, spread.spread, spread.quantity)
+            OpenSpread(
+                spread.spread_id,
+                *spread.pair,
+                spread.spread,
+                spread.quantity,
+                spread.long_price,
+                spread.short_price,
+            )
             for spread in self._spreads.values()
         ]
 

@@ -27,7 +27,7 @@ from blackbird.broker.errors import (
 )
 from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.session import Session, SessionLost, connection_parameters, keep_session
-from blackbird.broker.topology import COLLECTOR_SUBSCRIPTIONS, EXCHANGE, ORDERS, RESYNC, SIGNAL
+from blackbird.broker.topology import COLLECTOR_SUBSCRIPTIONS, EXCHANGE, ORDERS, RESYNC, SIGNAL, STORAGE
 from config import Config
 from tests.support.book_feed import dead_letters
 from tests.support.broker_proxy import BrokerProxy
@@ -199,6 +199,34 @@ def test_acknowledgements_one_by_one_many_at_once_and_none_at_all_go_together_on
             assert await is_alive(session)
 
     asyncio.run(run())
+
+
+def test_deliveries_that_are_given_back_leave_a_cancelled_consumer_uncounted_and_come_again_in_order(
+    place: Workspace, fast_path: bool
+) -> None:
+    async def run() -> list[bytes]:
+        async with opened(parameters(place, fast_path=fast_path)) as session:
+            await session.declare_feed()
+            inbox = Inbox()
+            tag = await session.consume(STORAGE, inbox.take)
+            for number in range(4):
+                session.publish("data_feeder", STORAGE, b"%d" % number, NO_PROPERTIES)
+            await inbox.wait_for(4)
+            session.acknowledge(1)
+            await session.cancel(tag)
+            session.requeue(4)
+            session.acknowledge(4, multiple=True)  # by somebody who does not know
+            async with asyncio.timeout(10):
+                while await session.count_consumers(STORAGE):
+                    await asyncio.sleep(0.01)
+            again = Inbox()
+            await session.consume(STORAGE, again.take)
+            await again.wait_for(3)
+            session.acknowledge(again.last_tag, multiple=True)
+            assert await is_alive(session)
+            return again.bodies
+
+    assert asyncio.run(run()) == [b"1", b"2", b"3"]
 
 
 class Undecodable(BasicProperties):

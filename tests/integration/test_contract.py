@@ -245,6 +245,8 @@ def test_open_spreads_are_listed_oldest_first_with_exact_numbers(client: OrderCl
             "short": pair["sell"],
             "spread": Decimal("37.33"),
             "quantity": Decimal(str(order["size"])),
+            "long_price": Decimal("61800.3"),
+            "short_price": Decimal("61837.63"),
         }
         for order in opens
     ]

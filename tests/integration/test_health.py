@@ -97,7 +97,8 @@ class Asking:
 def asking(place: Workspace, market: ExchangeProcess) -> Asking:
     engine = EngineStandIn(place)
     legs = {"long": ["spot", "BTCUSDT"], "short": ["linear", "BTCPERP"]}
-    engine.spreads = [{"spread_id": str(i), **legs, "spread": 3.5, "quantity": 0.25} for i in range(47)]
+    prices = {"spread": 3.5, "quantity": 0.25, "long_price": 60000, "short_price": 60003.5}
+    engine.spreads = [{"spread_id": str(i), **legs, **prices} for i in range(47)]
     system = LiveSystem(place, market)
     system.start("market_data_collector")
     system.subscribe()
@@ -106,7 +107,7 @@ def asking(place: Workspace, market: ExchangeProcess) -> Asking:
 
 def test_an_unsubscribed_leg_with_open_spreads_is_answered_with_a_warning(asking: Asking) -> None:
     warning = asking.request("/unsubscribe", SPOT)["warning"]
-    assert "47 open spreads with an exposure of 11.75 long in spot:BTCUSDT" in warning
+    assert "47 open spreads with an exposure of 11.75 long in spot:BTCUSDT, 705000 in quote coin" in warning
     asking.system.services["market_data_collector"].wait_for_line(warning)
 
 

@@ -41,6 +41,8 @@ def test_acked_order_is_two_rows(place: Workspace) -> None:
             "short": ["spot", "BTCUSDT"],
             "spread": Decimal("37.33"),
             "quantity": Decimal("0.25"),
+            "long_price": Decimal("61800.3"),
+            "short_price": Decimal("61837.63"),
         }
     ]
 

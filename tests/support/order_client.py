@@ -173,6 +173,8 @@ class Accounts:
                 "long": bought,
                 "short": sold,
                 "spread": sell[4] - buy[4],
+                "long_price": buy[4],
+                "short_price": sell[4],
                 "quantity": size,
             }
         elif spread_id is not None:

@@ -169,6 +169,33 @@ def test_database_stopped_storage_catches_up_and_the_engine_goes_on_acking_thoug
     assert {order["order_id"] for order in orders} <= set(Accounts(place).orders)
 
 
+def test_stopped_database_is_named_in_health_within_seconds_while_trading_goes_on(
+    servers: ServerPair, place: Workspace, market: ExchangeProcess
+) -> None:
+    system = LiveSystem(place, market)
+    system.start(*SERVICES)
+    client = OrderClient(place)
+
+    def is_named() -> bool:
+        status, health = system.request("/health")
+        return status == 503 and any(
+            entry.startswith("storage: no consumer") and "database" in entry for entry in health["down"]
+        )
+
+    for subscribed in (False, True):
+        if subscribed:
+            system.subscribe()
+        wait_for(lambda: system.request("/health")[0] == 200, "a system that works")
+        servers.setup("stop", "database")
+        wait_for(is_named, "the stopped database named", 10)
+        order = new_order(buy=["linear", "OTHER"], sell=["spot", "OTHER"])
+        assert client.settle([order])[order["order_id"]] == ACK
+        servers.setup("start", "database")
+        wait_for(lambda: system.request("/health")[0] == 200, "a system that works again", 40)
+    system.wait_until_it_works()
+    settle(system)
+
+
 @pytest.fixture
 def small_disk(servers: ServerPair) -> Iterator[Path]:
     """A file system of 16 MB of its own."""

@@ -198,7 +198,12 @@ def test_a_lost_session_and_a_missing_queue_are_followed_by_a_new_session(
         assert len(scene.broker.sessions) == 2
         del scene.broker.queues["storage"]
         await scene.observe()
-        assert scene.view.down() == ["storage: no consumer (data storage), 0 messages waiting"]
+        assert scene.view.down() == [
+            (
+                "storage: no consumer (data storage: not running, or the database takes no messages),"
+                " 0 messages waiting"
+            )
+        ]
         assert scene.broker.arguments["storage"] == {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
 
     run(check, monkeypatch)
@@ -290,3 +295,15 @@ def test_exposure_is_summed_exactly_and_written_plainly() -> None:
     assert "3 open spreads with an exposure of 0.3 short in spot:BTCUSDT" in stranded_warning(spreads, SPOT)
     large = [OpenSpread("1", SPOT, PERP, Decimal(1), Decimal("1E+6"))]
     assert "1 open spread with an exposure of 1000000 long" in stranded_warning(large, SPOT)
+
+
+def test_exposure_is_given_in_quote_coin_where_the_engine_gives_all_entry_prices() -> None:
+    prices = Decimal(60000), Decimal(60010)
+    spreads = [
+        OpenSpread("1", PERP, SPOT, Decimal(10), Decimal("0.25"), *prices),
+        OpenSpread("2", SPOT, PERP, Decimal(10), Decimal("0.5"), *prices),
+    ]
+    # 0.25 sold at 60010 and 0.5 bought at 60000.
+    assert "spot:BTCUSDT, 45002.5 in quote coin at the entry prices, can't" in stranded_warning(spreads, SPOT)
+    without = OpenSpread("3", PERP, SPOT, Decimal(10), Decimal("0.25"))
+    assert "quote coin" not in stranded_warning([*spreads, without], SPOT)

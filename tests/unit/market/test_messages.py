@@ -661,7 +661,13 @@ def test_numbers_in_any_spelling_are_json_and_come_back(number: Decimal) -> None
 def test_reply_has_the_shape_of_the_contract() -> None:
     assert json.loads(encode_reply(Reply("ACK", "order placed"))) == {"status": "ACK", "info": "order placed"}
     spread = OpenSpread(
-        "4c1e", Instrument("linear", "BTCPERP"), Instrument("spot", "BTCUSDT"), D("37.33"), D("0.25")
+        "4c1e",
+        Instrument("linear", "BTCPERP"),
+        Instrument("spot", "BTCUSDT"),
+        D("37.33"),
+        D("0.25"),
+        D("61800.3"),
+        D("61837.63"),
     )
     assert json.loads(encode_reply(Reply("ACK", "open spreads", [spread]))) == {
         "status": "ACK",
@@ -673,6 +679,8 @@ def test_reply_has_the_shape_of_the_contract() -> None:
                 "short": ["spot", "BTCUSDT"],
                 "spread": 37.33,
                 "quantity": 0.25,
+                "long_price": 61800.3,
+                "short_price": 61837.63,
             }
         ],
     }

@@ -24,12 +24,16 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.acknowledged: list[int] = []
+        self.requeued: list[int] = []
         self.dead: list[tuple[str, bytes]] = []
         self.lost = False
 
     def acknowledge(self, delivery_tag: int, *, multiple: bool = False) -> None:
         assert multiple
         self.acknowledged.append(delivery_tag)
+
+    def requeue(self, delivery_tag: int) -> None:
+        self.requeued.append(delivery_tag)
 
     def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
         assert (queue, properties) == ("storage", PROPERTIES)
@@ -44,6 +48,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.attempts = 0
+        self.pings = 0
         self.down = False
         self.bad: set[str] = set()
         self.may_write = threading.Event()
@@ -64,6 +69,12 @@ class FakeStore:
 
     def trial(self, lines: str) -> None:
         assert lines in self.lines
+
+    def ping(self) -> None:
+        self.pings += 1
+        self.may_write.wait()
+        if self.down:
+            raise DatabaseUnavailable("down")
 
 
 class Scene:
@@ -277,3 +288,61 @@ def test_batch_is_acknowledged_up_to_the_last_message_of_what_followed_it(later_
         later.count(tag)
     first.followed_by(later).acknowledge()
     assert session.acknowledged == [1 + later_messages]
+
+
+# --- an idle writer, and a database that is away -------------------------------------------------
+
+
+def test_idle_writer_pings_the_database_and_notices_when_it_is_away_and_back() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.until(lambda: scene.store.pings >= 2 and scene.writer.stalled_seconds == 0)
+        scene.store.down = True
+        await scene.until(lambda: scene.writer.stalled_seconds > 0.05)
+        # What arrives meanwhile is written when the database is back.
+        scene.deliver("a")
+        scene.store.down = False
+        await scene.until(lambda: scene.session.acknowledged == [1])
+        await scene.until(lambda: scene.writer.stalled_seconds == 0)
+
+    assert play(script, ping_seconds=0.001).store.lines == ["a"]
+
+
+def test_writer_without_a_database_to_watch_does_not_ping() -> None:
+    async def script(scene: Scene) -> None:
+        scene.deliver_unreadable()
+        await scene.until(lambda: scene.session.acknowledged == [1])
+
+    assert play(script).store.pings == 0
+
+
+def test_deliveries_are_given_back_and_come_again_without_being_gathered_twice() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.down = True
+        scene.deliver("a", "b")
+        await scene.until_attempted(1)
+        scene.deliver("c")
+        scene.writer.requeue()
+        assert scene.session.requeued == [3]
+        scene.store.down = False
+        await scene.until(lambda: scene.store.lines == ["a", "b"])
+        scene.deliver("a", "b", "c")
+        await scene.until(lambda: scene.session.acknowledged == [2, 6])
+
+    assert play(script).store.batches == [["a", "b"], ["a", "b", "c"]]
+
+
+@pytest.mark.parametrize("hanging", [False, True], ids=["unavailable", "hanging"])
+def test_writer_is_stalled_until_the_database_has_taken_the_batch(hanging: bool) -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.down = not hanging
+        if hanging:
+            scene.store.may_write.clear()
+        scene.deliver("a")
+        await scene.until_attempted(1)
+        await scene.until(lambda: scene.writer.stalled_seconds > 0.05)
+        scene.store.down = False
+        scene.store.may_write.set()
+        await scene.until(lambda: scene.writer.stalled_seconds == 0)
+        assert scene.session.acknowledged == [1]
+
+    play(script)

@@ -94,7 +94,9 @@ def test_order_is_acked_and_accounted_for() -> None:
     assert engine.answer_of(record) == Reply("ACK", "order placed")
     assert engine.risks == {PERP: D("15450.075"), SPOT: D("-15459.4075")}
     assert engine.pnl == D("9.3325")
-    assert engine.spreads.listed() == [OpenSpread("s", PERP, SPOT, D("37.33"), D("0.25"))]
+    assert engine.spreads.listed() == [
+        OpenSpread("s", PERP, SPOT, D("37.33"), D("0.25"), D("61800.3"), D("61837.63"))
+    ]
 
 
 def test_record_holds_the_order_the_time_and_a_rising_id() -> None:
