@@ -7,7 +7,7 @@ import sys
 from blackbird.backtest.command import main
 from blackbird.backtest.parameters import Parameters
 from blackbird.trading.pair_checks import Limits
-from config import Config, check_settings
+from config import Config, changed_settings, check_settings
 
 
 def parameters() -> Parameters:
@@ -32,4 +32,4 @@ def parameters() -> Parameters:
 
 if __name__ == "__main__":
     check_settings()
-    sys.exit(main(parameters()))
+    sys.exit(main(parameters(), changed_settings()))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from blackbird import __version__
 from blackbird.backtest import terminal
+from blackbird.backtest.html_report import html, page_of
 from blackbird.backtest.parameters import Parameters
 from blackbird.backtest.recording import Recording
 from blackbird.backtest.result import result_of, to_json
@@ -39,6 +40,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="only this matching key; may be given several times (default: all)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with curves to this file")
     return parser.parse_args(arguments)
 
 
@@ -50,7 +52,7 @@ def source_of(options: argparse.Namespace) -> Source:
     return Recording(path, options.group)
 
 
-def run(options: argparse.Namespace, parameters: Parameters) -> Simulation:
+def run(options: argparse.Namespace, parameters: Parameters, settings: str) -> Simulation:
     """Play the market that the command line names; raises SourceError."""
     source = source_of(options)
     simulation = Simulation(parameters)
@@ -59,6 +61,8 @@ def run(options: argparse.Namespace, parameters: Parameters) -> Simulation:
     if not simulation.messages:
         raise SourceError(f"{source.name}: expected order-book messages, was empty")
     result = result_of(simulation, source.name)
+    if options.html is not None:
+        options.html.write_text(html(page_of(simulation, result, settings)), encoding="utf-8")
     if options.json:
         sys.stdout.write(to_json(result).decode() + "\n")
     else:
@@ -66,14 +70,14 @@ def run(options: argparse.Namespace, parameters: Parameters) -> Simulation:
     return simulation
 
 
-def main(parameters: Parameters, arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for; return the exit status."""
+def main(parameters: Parameters, settings: str, arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; return the exit status. `settings` is a line of those in force."""
     options = parse(arguments)
     # What the rules log about a book at hand is counted in the table.
     logging.basicConfig(level=logging.ERROR)
     try:
-        run(options, parameters)
-    except SourceError as error:
+        run(options, parameters, settings)
+    except (SourceError, OSError) as error:
         print(f"backtest.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -10,8 +10,11 @@ from blackbird.backtest.series import ThinnedSeries
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
 from blackbird.market.order_book import OrderBook
-from blackbird.trading.orders import OPEN_SPREAD
+from blackbird.trading.orders import OPEN_SPREAD, Order
 from blackbird.trading.spreads import Pair
+
+# Entries and exits are drawn as dots, which need more room than a line.
+TRADE_COLUMNS = 300
 
 Prices = tuple[Decimal | None, Decimal | None]  # best bid and ask
 
@@ -42,6 +45,8 @@ class Offered:
         self.highest = 0.0
         self._positive_ms = 0
         self.series = ThinnedSeries()
+        self.entries = ThinnedSeries(TRADE_COLUMNS)
+        self.exits = ThinnedSeries(TRADE_COLUMNS)
         self._sum = 0.0  # of spread x milliseconds, while above 0
         self._spread = 0.0
         self._since_ms = now_ms
@@ -108,17 +113,25 @@ class Marks:
             self._offer(pair, now_ms)
         return True
 
+    def on_execution(self, order: Order, now_ms: int) -> None:
+        """Note the spread at which an order was executed."""
+        price = float(order.sell_price) - float(order.buy_price)
+        if order.action == OPEN_SPREAD:
+            pair = Pair(order.buy, order.sell)
+            if pair not in self.offered:
+                # The first order of a pair is made at what is offered then.
+                self.offered[pair] = Offered(now_ms)
+                self.offered[pair].set(price, now_ms)
+            self.offered[pair].entries.add(now_ms, price)
+        else:
+            self.offered[Pair(order.sell, order.buy)].exits.add(now_ms, -price)
+
     def mark(self, instrument: Instrument, now_ms: int) -> None:
         """Value the pairs of an instrument anew, after the orders that its last message gave reason for."""
         pairs = self._ledger.pairs_of(instrument)
         if not pairs:
             return
         for pair in pairs:
-            if pair not in self.offered:
-                # The first order of a pair was made at what was offered then.
-                first = self._ledger.traded[pair, OPEN_SPREAD]
-                self.offered[pair] = Offered(now_ms)
-                self.offered[pair].set(float(first.difference) / float(first.size), now_ms)
             self._mark(pair)
         total = self.total
         self.drawdown.add(now_ms, total)

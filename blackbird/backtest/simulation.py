@@ -78,6 +78,8 @@ class Simulation:
         while order is not None:
             reply = self.engine.answer_of(self.engine.execute(order))
             self.ledger.add(order, reply, self.clock.ms)
+            if reply.acked:
+                self.marks.on_execution(order, self.clock.ms)
             if self._on_order is not None:
                 self._on_order(order, reply)
             order = scan.answer(reply)
