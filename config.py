@@ -14,6 +14,7 @@ import functools
 import io
 import logging
 import os
+import re
 import ssl
 import sys
 import typing
@@ -86,6 +87,32 @@ def _base_url(value: str) -> str:
     return url
 
 
+def _hosts(value: str) -> str:
+    hosts = [host.strip() for host in value.split(",")]
+    for host in hosts:
+        try:
+            name, port = _host_and_port(host)
+            usable = bool(name) and port != 0
+        except ValueError:
+            usable = False
+        if not usable or re.search(r"[\s/@?#]", host):
+            raise ValueError("expected host or host:port, or several of them with commas between")
+    return ",".join(hosts)
+
+
+def hosts_and_ports(hosts: str, port: int) -> list[tuple[str, int]]:
+    """Return each host of a setting with its port, which is `port` where it has none of its own."""
+    pairs = map(_host_and_port, hosts.split(","))
+    return [(host, port if own is None else own) for host, own in pairs]
+
+
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    if text.count(":") > 1 and not text.startswith("["):
+        return text, None  # an IPv6 address
+    parts = urlsplit(f"//{text}")
+    return parts.hostname or "", parts.port
+
+
 def _ca_file(value: str) -> str:
     path = str(HERE / value) if value else ""
     try:
@@ -101,6 +128,7 @@ Secret = Annotated[str, AfterValidator(_MaskedText)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Hosts = Annotated[str, Field(min_length=1), AfterValidator(_hosts)]
 CaFile = Annotated[str, AfterValidator(_ca_file)]
 PathFromHere = Annotated[Path, AfterValidator(lambda path: HERE / path)]
 
@@ -178,14 +206,16 @@ class Servers(_Variables):
     """Where the two servers are, and how setup.sh runs them."""
 
     # Database
-    POSTGRES_HOST: Text = "localhost"
+    POSTGRES_HOST: Hosts = "localhost"
     POSTGRES_PORT: Port = 5433
     POSTGRES_USER: Text = "postgres"
     POSTGRES_PASSWORD: Annotated[Secret, Field(min_length=1)] = _MaskedText("guest")
     POSTGRES_DB: Text = "postgres"
+    POSTGRES_TLS: Switch = False
+    POSTGRES_CA_FILE: CaFile = ""
 
     # Broker
-    RABBITMQ_HOST: Text = "localhost"
+    RABBITMQ_HOST: Hosts = "localhost"
     RABBITMQ_PORT: Port = 5672
     RABBITMQ_DEFAULT_USER: Text = "guest"
     RABBITMQ_DEFAULT_PASS: Annotated[Secret, Field(min_length=1)] = _MaskedText("guest")
@@ -297,21 +327,32 @@ class Settings(Servers):
 
     @property
     def DB_CONFIG(self) -> dict[str, str]:  # noqa: N802 - the owner's name
-        """Arguments of psycopg2.connect."""
+        """Arguments of psycopg2.connect.
+
+        Of several hosts libpq takes the first that may be written to
+        (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-MULTIPLE-HOSTS).
+        """
+        servers = hosts_and_ports(self.POSTGRES_HOST, self.POSTGRES_PORT)
+        more = {"target_session_attrs": "read-write"} if len(servers) > 1 else {}
+        if self.POSTGRES_TLS:
+            more |= {"sslmode": "verify-full", "sslrootcert": self.POSTGRES_CA_FILE or "system"}
         return {
             "database": self.POSTGRES_DB,
-            "host": self.POSTGRES_HOST,
+            "host": ",".join(host for host, _ in servers),
             "user": self.POSTGRES_USER,
             "password": self.POSTGRES_PASSWORD,
-            "port": str(self.POSTGRES_PORT),
+            "port": ",".join(str(port) for _, port in servers),
+            **more,
         }
 
     @property
     def BROKER_CONFIG(self) -> dict[str, Any]:  # noqa: N802 - named like DB_CONFIG
         """Arguments of blackbird.broker.session.connection_parameters."""
+        (host, port), *more_hosts = hosts_and_ports(self.RABBITMQ_HOST, self.RABBITMQ_PORT)
         return {
-            "host": self.RABBITMQ_HOST,
-            "port": self.RABBITMQ_PORT,
+            "host": host,
+            "port": port,
+            "more_hosts": more_hosts,
             "virtual_host": self.RABBITMQ_VHOST,
             "user": self.RABBITMQ_USER,
             "password": self.RABBITMQ_PASSWORD,
@@ -348,13 +389,14 @@ class Settings(Servers):
 
     @model_validator(mode="after")
     def _guest_is_local(self) -> Self:
-        for variable, host, password in (
+        for variable, hosts, password in (
             ("POSTGRES_HOST", self.POSTGRES_HOST, self.POSTGRES_PASSWORD),
             ("RABBITMQ_HOST", self.RABBITMQ_HOST, self.RABBITMQ_DEFAULT_PASS),
         ):
-            if password == "guest" and host not in LOCAL_HOSTS and not self.ALLOW_REMOTE_GUEST:  # noqa: S105 - it is refused here
+            remote = [host for host, _ in hosts_and_ports(hosts, 0) if host not in LOCAL_HOSTS]
+            if password == "guest" and remote and not self.ALLOW_REMOTE_GUEST:  # noqa: S105 - it is refused here
                 raise InvalidSetting(
-                    f"{variable}: expected a password other than guest for {host!r}, "
+                    f"{variable}: expected a password other than guest for {remote[0]!r}, "
                     "which is not local; set one, or ALLOW_REMOTE_GUEST=true"
                 )
         return self

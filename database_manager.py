@@ -64,12 +64,12 @@ class FixedTable(NamedTuple):
 class DatabaseManager:
     """A connection to the database, for one thread at a time.
 
-    `service` is how it appears in pg_stat_activity; `settings` has database, host, user, password and port.
+    `service` is how it appears in pg_stat_activity; `settings` are arguments of psycopg2.connect.
     """
 
-    def __init__(self, service: str, settings: Mapping[str, str]) -> None:
+    def __init__(self, service: str, settings: Mapping[str, Any]) -> None:
         self._service = service
-        self._settings = dict(settings)
+        self._settings: dict[str, Any] = dict(settings)
         self._connection: psycopg2.extensions.connection | None = None
 
     def transaction(self, work: Callable[[Cursor], T]) -> T:
@@ -142,11 +142,7 @@ class DatabaseManager:
     def _connect(self) -> psycopg2.extensions.connection:
         if self._connection is None or self._connection.closed:
             self._connection = psycopg2.connect(
-                dbname=self._settings["database"],
-                host=self._settings["host"],
-                port=self._settings["port"],
-                user=self._settings["user"],
-                password=self._settings["password"],
+                **self._settings,
                 application_name=f"blackbird {self._service}",
                 connect_timeout=3,
                 # A server that vanished without closing the connection is noticed within these seconds.

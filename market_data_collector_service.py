@@ -17,12 +17,11 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import uvicorn
 
-from blackbird.broker.session import Session, connection_parameters, keep_session
+from blackbird.broker.session import connection_parameters, keep_session, session_opener
 from blackbird.bybit.connection import Connector
 from blackbird.bybit.connection_budget import ConnectionBudget
 from blackbird.bybit.environment import OrderMode
@@ -70,7 +69,7 @@ class MarketDataCollector:
             on_resync=self._feeds.request_snapshots,
         )
         self._view = SystemView(
-            partial(Session.open, connection_parameters(**Config.BROKER_CONFIG, name="collector view"))
+            session_opener(connection_parameters(**Config.BROKER_CONFIG, name="collector view"))
         )
         self._server = Server(
             uvicorn.Config(

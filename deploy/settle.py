@@ -38,7 +38,7 @@ def ask(request: bytes) -> Reply:
     """Send a request to the trading engine and return its reply; raises TimeoutError."""
     replies: list[bytes] = []
     where = connection_parameters(**Config.BROKER_CONFIG, name="settle")
-    with pika.BlockingConnection(where) as connection:
+    with pika.BlockingConnection(where.of_each_host()) as connection:
         channel = connection.channel()
         channel.basic_consume(DIRECT_REPLY, lambda *delivery: replies.append(delivery[3]), auto_ack=True)
         properties = pika.BasicProperties(reply_to=DIRECT_REPLY, correlation_id=uuid.uuid4().hex)

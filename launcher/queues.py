@@ -43,7 +43,7 @@ def look_up(broker: Mapping[str, Any], *queues: str) -> dict[str, QueueState]:
     """
     states = {}
     try:
-        connection = pika.BlockingConnection(connection_parameters(**broker, name="launcher"))
+        connection = pika.BlockingConnection(connection_parameters(**broker, name="launcher").of_each_host())
         try:
             for queue in queues:
                 states[queue] = _look_up(connection, queue)

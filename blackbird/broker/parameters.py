@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import ssl
+from collections.abc import Sequence
 
 import pika
 
@@ -18,6 +20,19 @@ class BrokerParameters(pika.ConnectionParameters):
     # Whose connection it is, and whether messages are encoded and decoded without pika.
     name = "blackbird"
     fast_path = True
+    # Further nodes of the broker's cluster: host and port.
+    more_hosts: Sequence[tuple[str, int]] = ()
+
+    def of_each_host(self) -> list[BrokerParameters]:
+        """Return the parameters of a connection to each node of the broker's cluster, this one's first."""
+        return [self, *(self._at(host, port) for host, port in self.more_hosts)]
+
+    def _at(self, host: str, port: int) -> BrokerParameters:
+        there = copy.copy(self)
+        there.host, there.port = host, port
+        if self.ssl_options is not None:
+            there.ssl_options = pika.SSLOptions(self.ssl_options.context, host)
+        return there
 
     @property
     def address(self) -> str:
@@ -41,12 +56,14 @@ def connection_parameters(
     ca_file: str = "",
     fast_path: bool = True,
     name: str = "blackbird",
+    more_hosts: Sequence[tuple[str, int]] = (),
 ) -> BrokerParameters:
     """Return the parameters of a connection; `heartbeat` is in seconds.
 
     With `tls` the broker's certificate must be valid for `host` and signed by an authority of `ca_file` (PEM)
     or, where that is empty, of the system; raises OSError for a file that cannot be used. `name` is what
-    RabbitMQ's screens call connection and consumers.
+    RabbitMQ's screens call connection and consumers. `more_hosts` are other nodes of the same cluster, which
+    are tried in turn.
     """
     options = None
     if tls:
@@ -64,4 +81,5 @@ def connection_parameters(
     )
     parameters.name = name
     parameters.fast_path = fast_path
+    parameters.more_hosts = tuple(more_hosts)
     return parameters

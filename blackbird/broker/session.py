@@ -8,6 +8,7 @@ starting and recovering are the same path.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -273,6 +274,12 @@ def _lose(lost: asyncio.Future[None], error: SessionLost) -> None:
         lost.set_exception(error)
 
 
+def session_opener(parameters: BrokerParameters) -> Callable[[], Awaitable[Session]]:
+    """Return what opens a session, on each call at the next node of the broker's cluster."""
+    nodes = itertools.cycle(parameters.of_each_host())
+    return lambda: Session.open(next(nodes))
+
+
 async def keep_session(
     parameters: BrokerParameters,
     serve: Callable[[Session], Awaitable[None]],
@@ -284,25 +291,26 @@ async def keep_session(
     """Keep a session until cancelled: open one, `serve` it, wait for its end, and begin anew after a backoff.
 
     `serve` declares and consumes what the service needs and returns. What was deleted is declared again every
-    REDECLARE_SECONDS. Cancelling closes the session.
+    REDECLARE_SECONDS. Each attempt is made at the next node of the broker's cluster. Cancelling closes the
+    session.
     """
     open_session = open_session or partial(Session.open, foreign_queues=set())
     backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE)
     pause = 0.0
     outage = ThrottledLog(clock)
-    while True:
+    for there in itertools.cycle(parameters.of_each_host()):
         session = None
         began = float("inf")
         try:
-            session = await open_session(parameters)
+            session = await open_session(there)
             await serve(session)
-            outage.resolved("connected to the broker at %s", parameters.address)
+            outage.resolved("connected to the broker at %s", there.address)
             began = clock()
             await _redeclare_until_lost(session)
         except QueueInUse as error:
             outage.warn("another process does this work already (%s); waiting until it ends", error)
         except SessionLost as error:
-            outage.warn("%s; trying again", error.described(parameters.address))
+            outage.warn("%s; trying again", error.described(there.address))
             # A session that ends as soon as it has begun must not be replaced without a pause.
             if clock() - began > pause:
                 backoff.reset()

@@ -25,7 +25,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TIMEOUT_SECONDS = 5
 
@@ -51,17 +51,18 @@ DATABASE_ANSWERS = (
 
 
 def ask_database() -> Answer:
-    """Log in to PostgreSQL at POSTGRES_HOST and POSTGRES_PORT."""
+    """Log in to PostgreSQL, to the first of its servers that may be written to."""
     import psycopg2  # noqa: PLC0415 - each question needs one of the two libraries
 
     try:
         psycopg2.connect(
-            host=os.environ["POSTGRES_HOST"],
-            port=os.environ["POSTGRES_PORT"],
+            host=os.environ["POSTGRES_HOSTS"],
+            port=os.environ["POSTGRES_PORTS"],
             user=os.environ["POSTGRES_USER"],
             password=os.environ["POSTGRES_PASSWORD"],
             dbname=os.environ["POSTGRES_DB"],
             connect_timeout=TIMEOUT_SECONDS,
+            **_database_options(),
             application_name="setup.sh",
         ).close()
     except psycopg2.OperationalError as error:
@@ -73,22 +74,36 @@ def ask_database() -> Answer:
     return Answer("ready")
 
 
+def _database_options() -> dict[str, Any]:
+    """Return what services demand of a connection too: of several servers the one that may be written to."""
+    options: dict[str, Any] = {}
+    if "," in os.environ["POSTGRES_HOSTS"]:
+        options["target_session_attrs"] = "read-write"
+    if os.environ.get("POSTGRES_TLS") == "True":
+        options |= {"sslmode": "verify-full", "sslrootcert": os.environ["POSTGRES_CA_FILE"] or "system"}
+    return options
+
+
 def ask_broker() -> Answer:
-    """Log in to RabbitMQ at RABBITMQ_HOST and RABBITMQ_PORT and open RABBITMQ_VHOST."""
+    """Log in to RabbitMQ, to the first of its nodes that answers, and open RABBITMQ_VHOST."""
     import pika  # noqa: PLC0415 - see ask_database
     from pika.adapters.utils.connection_workflow import AMQPConnectorException  # noqa: PLC0415
     from pika.exceptions import AMQPError, IncompatibleProtocolError  # noqa: PLC0415
 
     login = pika.PlainCredentials(os.environ["RABBITMQ_DEFAULT_USER"], os.environ["RABBITMQ_DEFAULT_PASS"])
-    parameters = pika.ConnectionParameters(
-        os.environ["RABBITMQ_HOST"],
-        int(os.environ["RABBITMQ_PORT"]),
-        os.environ["RABBITMQ_VHOST"],
-        login,
-        socket_timeout=TIMEOUT_SECONDS,
-        stack_timeout=TIMEOUT_SECONDS,
-        client_properties={"connection_name": "setup.sh"},
-    )
+    nodes = zip(os.environ["RABBITMQ_HOSTS"].split(","), os.environ["RABBITMQ_PORTS"].split(","), strict=True)
+    parameters = [
+        pika.ConnectionParameters(
+            host,
+            int(port),
+            os.environ["RABBITMQ_VHOST"],
+            login,
+            socket_timeout=TIMEOUT_SECONDS,
+            stack_timeout=TIMEOUT_SECONDS,
+            client_properties={"connection_name": "setup.sh"},
+        )
+        for host, port in nodes
+    ]
     try:
         pika.BlockingConnection(parameters).close()
     except IncompatibleProtocolError:

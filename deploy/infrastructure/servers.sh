@@ -9,8 +9,13 @@ ask() { "$python" "$here/deploy/infrastructure/answers.py" "$@" 9>&-; }
 
 port_of() { if [ "$1" = database ]; then printf '%s' "$POSTGRES_PORT"; else printf '%s' "$RABBITMQ_PORT"; fi; }
 
+# A host may have a port of its own, and there may be several, see config.py.
 address_of() {
-  if [ "$1" = database ]; then printf '%s:%s' "$POSTGRES_HOST" "$POSTGRES_PORT"; else printf '%s:%s' "$RABBITMQ_HOST" "$RABBITMQ_PORT"; fi
+  if [ "$1" = database ]; then address "$POSTGRES_HOST" "$POSTGRES_PORT"; else address "$RABBITMQ_HOST" "$RABBITMQ_PORT"; fi
+}
+
+address() {
+  case $1 in *,* | *[!:]:[!:]*) printf '%s' "$1" ;; *) printf '%s:%s' "$1" "$2" ;; esac
 }
 
 # native_folder database|broker
@@ -20,7 +25,12 @@ native_folder() { if [ "$1" = database ]; then printf '%s' "$native_database"; e
 has_data() { [ -d "$1" ] && { [ ! -r "$1" ] || [ -n "$(ls -A "$1")" ]; }; }
 
 on_this_machine() {
-  case $(address_of "$1") in localhost:* | 127.* | ::1:*) ;; *) return 1 ;; esac
+  # One that is named with a port of its own is somebody else's to start.
+  case $(address_of "$1") in
+    *,*) return 1 ;;
+    "localhost:$(port_of "$1")" | 127.*":$(port_of "$1")" | "::1:$(port_of "$1")") ;;
+    *) return 1 ;;
+  esac
 }
 
 # own_folder FOLDER OWNER: the folder is OWNER's alone.
@@ -171,7 +181,9 @@ database_client() {
       [ ! -t 0 ] || [ ! -t 1 ] || terminal=(-i -t)
       exec docker exec "${terminal[@]}" -e PGUSER -e PGDATABASE -e PGPASSWORD -e PGOPTIONS "$container" psql "$@"
     fi
-    export PGHOST=$POSTGRES_HOST PGPORT=$POSTGRES_PORT
+    export PGHOST=$POSTGRES_HOSTS PGPORT=$POSTGRES_PORTS
+    [ "$PGHOST" = "${PGHOST#*,}" ] || export PGTARGETSESSIONATTRS=read-write
+    [ "$POSTGRES_TLS" != True ] || export PGSSLMODE=verify-full PGSSLROOTCERT=${POSTGRES_CA_FILE:-system}
     find_psql
     exec "$psql" "$@"
   )

@@ -12,9 +12,22 @@ import shlex
 import sys
 
 try:
-    from config import InvalidSetting, Servers, read_servers
+    from config import InvalidSetting, Servers, hosts_and_ports, read_servers
 except ImportError as error:
     sys.exit(f"setup.sh: the Python environment is out of date ({error}): run ./setup.sh")
+
+
+def list_of_servers(servers: Servers) -> dict[str, str]:
+    """Return hosts and ports apart, with commas between, as libpq wants them."""
+    lists = {}
+    for server, hosts, port in (
+        ("POSTGRES", servers.POSTGRES_HOST, servers.POSTGRES_PORT),
+        ("RABBITMQ", servers.RABBITMQ_HOST, servers.RABBITMQ_PORT),
+    ):
+        pairs = hosts_and_ports(hosts, port)
+        lists[f"{server}_HOSTS"] = ",".join(host for host, _ in pairs)
+        lists[f"{server}_PORTS"] = ",".join(str(port) for _, port in pairs)
+    return lists
 
 
 def main() -> int:
@@ -26,6 +39,8 @@ def main() -> int:
         return 1
     for name in Servers.model_fields:
         print(f"export {name}={shlex.quote(str(getattr(servers, name)))}")
+    for name, value in list_of_servers(servers).items():
+        print(f"export {name}={shlex.quote(value)}")
     return 0
 
 

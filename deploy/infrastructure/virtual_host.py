@@ -27,7 +27,7 @@ _opener = build_opener(ProxyHandler({}))
 
 def call(method: str, path: str, body: dict[str, str] | None = None) -> Any:
     """Send one request to the management API and return the decoded answer, if there is one."""
-    host, port = os.environ["RABBITMQ_HOST"], os.environ["RABBITMQ_MANAGEMENT_PORT"]
+    host, port = os.environ["RABBITMQ_HOSTS"].split(",")[0], os.environ["RABBITMQ_MANAGEMENT_PORT"]
     login = f"{os.environ['RABBITMQ_DEFAULT_USER']}:{os.environ['RABBITMQ_DEFAULT_PASS']}"
     request = Request(
         f"http://{host}:{port}/api/{path}",

@@ -195,3 +195,41 @@ def test_every_setting_is_read_by_something() -> None:
     # Through DB_CONFIG, BROKER_CONFIG and the checks of config.py itself.
     texts += re.findall(r"self\.([A-Z_]+)", (HERE / "config.py").read_text())
     assert not [name for name in config.setting_names() if not any(name in text for text in texts)]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("db", [("db", 5433)]),
+        ("db1, db2:5434", [("db1", 5433), ("db2", 5434)]),
+        ("::1,[::1]:5434", [("::1", 5433), ("::1", 5434)]),
+    ],
+)
+def test_servers_may_be_several_each_with_its_port(
+    monkeypatch: pytest.MonkeyPatch, written: str, expected: list[tuple[str, int]]
+) -> None:
+    monkeypatch.setenv("POSTGRES_HOST", written)
+    monkeypatch.setenv("RABBITMQ_HOST", written)
+    monkeypatch.setenv("RABBITMQ_PORT", "5433")
+    monkeypatch.setenv("ALLOW_REMOTE_GUEST", "true")
+    settings = config.read_settings()
+    hosts, ports = settings.DB_CONFIG["host"].split(","), settings.DB_CONFIG["port"].split(",")
+    assert list(zip(hosts, map(int, ports), strict=True)) == expected
+    assert settings.DB_CONFIG.get("target_session_attrs") == ("read-write" if len(expected) > 1 else None)
+    broker = settings.BROKER_CONFIG
+    assert [(broker["host"], broker["port"]), *broker["more_hosts"]] == expected
+
+
+@pytest.mark.parametrize("written", ["", "a,,b", "a b", "db:0", "db:many", "amqp://db", "u@db"])
+def test_a_list_of_servers_that_makes_no_sense_is_refused(
+    monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    monkeypatch.setenv("RABBITMQ_HOST", written)
+    with pytest.raises(config.InvalidSetting, match="RABBITMQ_HOST"):
+        config.read_settings()
+
+
+def test_guest_is_refused_where_one_of_several_hosts_is_not_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_HOST", "localhost,203.0.113.7:5673")
+    with pytest.raises(config.InvalidSetting, match=r"203\.0\.113\.7"):
+        config.read_settings()

@@ -44,3 +44,13 @@ def test_a_file_that_holds_no_certificates_is_refused() -> None:
         parameters(tls=True, ca_file="no.pem")
     with pytest.raises(ssl.SSLError):
         parameters(tls=True, ca_file=__file__)
+
+
+def test_each_node_of_a_cluster_is_connected_to_under_its_own_name() -> None:
+    nodes = parameters(more_hosts=[("b2.example", 5672)], tls=True, name="collector").of_each_host()
+    assert [node.address for node in nodes] == ["broker.example:5671", "b2.example:5672"]
+    assert [node.ssl_options and node.ssl_options.server_hostname for node in nodes] == [
+        "broker.example",
+        "b2.example",
+    ]
+    assert {node.name for node in nodes} == {"collector"}

@@ -13,11 +13,11 @@ import pytest
 from deploy.infrastructure.answers import Answer, answer_of, ask_broker, ask_database
 
 SETTINGS = {
-    "POSTGRES_HOST": "127.0.0.1",
+    "POSTGRES_HOSTS": "127.0.0.1",
     "POSTGRES_USER": "bird",
     "POSTGRES_PASSWORD": "secret",
     "POSTGRES_DB": "first",
-    "RABBITMQ_HOST": "127.0.0.1",
+    "RABBITMQ_HOSTS": "127.0.0.1",
     "RABBITMQ_DEFAULT_USER": "bird",
     "RABBITMQ_DEFAULT_PASS": "secret",
     "RABBITMQ_VHOST": "/",
@@ -93,7 +93,7 @@ def test_what_postgresql_says_is_named_for_what_it_is(
     monkeypatch: pytest.MonkeyPatch, code: str, text: str, word: str
 ) -> None:
     with server(postgres_error(code, text)) as port:
-        monkeypatch.setenv("POSTGRES_PORT", str(port))
+        monkeypatch.setenv("POSTGRES_PORTS", str(port))
         assert answer_of(ask_database) == Answer(word, text)
 
 
@@ -102,7 +102,7 @@ def test_what_is_not_postgresql(
     monkeypatch: pytest.MonkeyPatch, behaviour: Callable[[socket.socket], None], word: str
 ) -> None:
     with server(behaviour) as port:
-        monkeypatch.setenv("POSTGRES_PORT", str(port))
+        monkeypatch.setenv("POSTGRES_PORTS", str(port))
         assert answer_of(ask_database).word == word
 
 
@@ -112,15 +112,15 @@ def test_a_port_that_cuts_the_connection_may_yet_become_a_broker(
 ) -> None:
     # A container's port is open before the broker in it is.
     with server(behaviour) as port:
-        monkeypatch.setenv("RABBITMQ_PORT", str(port))
+        monkeypatch.setenv("RABBITMQ_PORTS", str(port))
         assert answer_of(ask_broker).word == "starting"
 
 
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("POSTGRES_PORT", str(closed.getsockname()[1]))
-        monkeypatch.setenv("RABBITMQ_PORT", str(closed.getsockname()[1]))
+        monkeypatch.setenv("POSTGRES_PORTS", str(closed.getsockname()[1]))
+        monkeypatch.setenv("RABBITMQ_PORTS", str(closed.getsockname()[1]))
         assert answer_of(ask_database) == Answer(
             "away", "Connection refused Is the server running on that host and accepting TCP/IP connections?"
         )
@@ -128,6 +128,6 @@ def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_host_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RABBITMQ_PORT", "5672")
-    monkeypatch.setenv("RABBITMQ_HOST", "nowhere.invalid")
+    monkeypatch.setenv("RABBITMQ_PORTS", "5672")
+    monkeypatch.setenv("RABBITMQ_HOSTS", "nowhere.invalid")
     assert answer_of(ask_broker).word == "strange"
