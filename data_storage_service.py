@@ -25,7 +25,7 @@ from blackbird.market.fields import InvalidMessage
 from blackbird.runtime.process import parse_arguments, run_service
 from blackbird.storage.batch_writer import BatchWriter, Store
 from blackbird.storage.intake import Intake
-from blackbird.storage.orderbook_store import OrderbookStore, read_update
+from blackbird.storage.orderbook_store import OrderbookStore, Update, read_update
 from config import Config, check_settings, log_settings
 from database_manager import DatabaseManager
 
@@ -89,7 +89,7 @@ class DataStorageService:
         if self._discard:
             return
         try:
-            key, lines = read_update(body)
+            key, levels = read_update(body)
         except InvalidMessage as error:
             batch.dead_letter_message(str(error), properties, body)
         except Exception as error:
@@ -97,7 +97,7 @@ class DataStorageService:
             logger.exception("message crashed the handler")
             batch.dead_letter_message(f"crashed the handler: {error!r}", properties, body)
         else:
-            batch.add(key, lines, properties, body)
+            batch.add(key, Update(levels, properties, body))
 
     async def _finish(self) -> None:
         """Take no more messages, write and acknowledge those that were delivered."""

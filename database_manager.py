@@ -155,13 +155,13 @@ class DatabaseManager:
         return self._connection
 
 
-_NULL = "\\N"
+NULL = "\\N"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def copy_line(row: Iterable[object]) -> str:
     """Return `row` (texts, numbers and None) as a line of COPY's text format."""
-    return "\t".join([_NULL if value is None else copy_text(str(value)) for value in row]) + "\n"
+    return "\t".join([NULL if value is None else copy_text(str(value)) for value in row]) + "\n"
 
 
 def copy_text(text: str) -> str:

@@ -23,7 +23,7 @@ Topics = list[tuple[str, str]]
 
 def properties(queue: str) -> BasicProperties:
     """Return properties like the collector's, for a message to one queue alone."""
-    headers: dict[str, Any] = {"CC": [queue], "published_at": 1_723_161_255_608}
+    headers: dict[str, Any] = {"CC": [queue], "published_at": 1_723_161_255_608, "number": 2**60}
     return BasicProperties(delivery_mode=2, content_type="application/json", headers=headers)
 
 

@@ -49,8 +49,12 @@ CREATE TABLE IF NOT EXISTS bybit.orderbook_update (
   channel      text   NOT NULL,
   topic        text   NOT NULL,
   type         text   NOT NULL,
+  published_at bigint,  -- milliseconds
+  number       bigint,  -- rises in the order of publishing
   PRIMARY KEY (ts_orderbook, update_id, sequence_id, channel, topic, type)
 );
+-- A table of the version before has neither.
+ALTER TABLE bybit.orderbook_update ADD COLUMN IF NOT EXISTS published_at bigint, ADD COLUMN IF NOT EXISTS number bigint;
 
 DO $$
 BEGIN
@@ -269,6 +273,8 @@ COMMENT ON COLUMN bybit.orderbook_update.sequence_id IS 'Cross sequence (field s
 COMMENT ON COLUMN bybit.orderbook_update.channel IS 'Market category, as spot or linear; set by the collector';
 COMMENT ON COLUMN bybit.orderbook_update.topic IS 'Topic of the stream, as orderbook.50.BTCUSDT (field topic)';
 COMMENT ON COLUMN bybit.orderbook_update.type IS 'snapshot or delta (field type)';
+COMMENT ON COLUMN bybit.orderbook_update.published_at IS 'When the collector received the message, ms since 1970 (header published_at); NULL for messages of other publishers and of versions before 0.2.0';
+COMMENT ON COLUMN bybit.orderbook_update.number IS 'Order of publishing over all instruments, strictly rising (header number): about nanoseconds since 1970; of copies that of the first; NULL as published_at';
 
 COMMENT ON TABLE bybit."order" IS 'Executions, two rows each: the buy leg and the sell leg, both or neither. Written by the trading engine. Never trimmed: exposure, PnL and open spreads are computed from it at start.';
 COMMENT ON COLUMN bybit."order".channel IS 'Market category of the leg, as spot or linear';

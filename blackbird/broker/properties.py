@@ -23,6 +23,9 @@ _UNDECODABLE = (
     pika.exceptions.AMQPError,
 )
 _PUBLISHED_AT = b"\x0cpublished_atl"  # the name of a header, and the type of a 64-bit number
+_NUMBER = b"\x06numberl"
+_unpack_publication = struct.Struct(f">q{len(_NUMBER)}sq").unpack_from
+_PUBLICATION_BYTES = 24
 _FLAGS_BYTES = 2
 _flags = struct.Struct(">H")
 
@@ -76,6 +79,24 @@ def published_at(properties: BasicProperties) -> int | None:
         at = encoded.find(_PUBLISHED_AT)
         if at >= 0:
             return int.from_bytes(encoded[at + 14 : at + 22], "big", signed=True)
-    value = (properties.headers or {}).get("published_at")
+    return _number_header(properties, "published_at")
+
+
+def publication(properties: BasicProperties) -> tuple[int | None, int | None]:
+    """Return the headers `published_at` (milliseconds) and `number`, each None where it is not a number."""
+    if isinstance(properties, DeliveredProperties):
+        # As the collector sends them, one after the other.
+        _, found, rest = properties.encoded.partition(_PUBLISHED_AT)
+        if found and len(rest) >= _PUBLICATION_BYTES:
+            published, name, number = _unpack_publication(rest)
+            if name == _NUMBER:
+                return published, number
+    return published_at(properties), _number_header(properties, "number")
+
+
+def _number_header(properties: BasicProperties, name: str) -> int | None:
+    value = (properties.headers or {}).get(name)
     # pika gives some numbers as a subclass of int, and a bool is an int too.
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
+        return value
+    return None

@@ -21,6 +21,7 @@ DIRECT_REPLY = "amq.rabbitmq.reply-to"
 # Last-value queues: one message each, kept for the next start ("At start only the newest map counts").
 LATEST_SUBSCRIPTION = "subscription.latest"
 COLLECTOR_SUBSCRIPTIONS = "collector.subscriptions"
+COLLECTOR_NUMBERS = "collector.numbers"
 
 # Arguments of the durable queues; one that is there with others is used as it is.
 QUEUE_ARGUMENTS: Mapping[str, dict[str, Any]] = {
@@ -33,6 +34,7 @@ QUEUE_ARGUMENTS: Mapping[str, dict[str, Any]] = {
     SUBSCRIPTION: {},
     LATEST_SUBSCRIPTION: {"x-max-length": 1},
     COLLECTOR_SUBSCRIPTIONS: {"x-max-length": 1},
+    COLLECTOR_NUMBERS: {"x-max-length": 1},
     ORDERS: {},
 }
 FEED_QUEUES = {

@@ -11,7 +11,7 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.session import Session, SessionLost
-from blackbird.broker.topology import COLLECTOR_SUBSCRIPTIONS, RESYNC
+from blackbird.broker.topology import COLLECTOR_NUMBERS, COLLECTOR_SUBSCRIPTIONS, RESYNC
 from blackbird.collector.publisher import FeedPublisher
 from blackbird.collector.saved_subscriptions import SavedSubscription, decode_saved
 from blackbird.market.fields import InvalidMessage
@@ -46,11 +46,13 @@ class BrokerLink:
         """Declare, restore, publish and consume on a new session."""
         await session.declare_feed()
         await session.declare_queue(COLLECTOR_SUBSCRIPTIONS)
+        await session.declare_queue(COLLECTOR_NUMBERS)
         if not self._restored:
             saved = await self._saved(session) if self._restore else []
             self._restored = True
             self._on_restore(saved)
-        await self._publisher.start(session)
+        reserved = await session.peek(COLLECTOR_NUMBERS)
+        await self._publisher.start(session, None if reserved is None else reserved[1])
         queue = await session.declare_private_queue()
         await session.bind(queue, RESYNC)
         await session.consume(

@@ -22,6 +22,7 @@ from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.session import Session, SessionLost
 from blackbird.broker.topology import (
+    COLLECTOR_NUMBERS,
     COLLECTOR_SUBSCRIPTIONS,
     EXCHANGE,
     PERSISTENT,
@@ -29,6 +30,7 @@ from blackbird.broker.topology import (
     STORAGE,
     SUBSCRIPTION,
 )
+from blackbird.collector.message_numbers import MessageNumbers
 from blackbird.market.instrument import Instrument
 from blackbird.runtime.throttled_log import ThrottledLog
 
@@ -101,8 +103,7 @@ class FeedPublisher:
         self._on_gap = on_gap
         self._buffer = buffer
         self._on_read = on_read
-        self._clock_ns = clock_ns
-        self._number = 0
+        self._numbers = MessageNumbers(clock_ns)
         self._session: Session | None = None
         # Pushes read in this turn of the event loop.
         self._arrived: list[_Push] = []
@@ -140,8 +141,12 @@ class FeedPublisher:
         """How many pushes the broker has not confirmed yet."""
         return len(self._arrived) + len(self._waiting) + len(self._unconfirmed)
 
-    async def start(self, session: Session) -> None:
-        """Publish on `session` from now on: the subscriptions, what was not confirmed, what waited."""
+    async def start(self, session: Session, reserved_numbers: bytes | None = None) -> None:
+        """Publish on `session` from now on: the subscriptions, what was not confirmed, what waited.
+
+        `reserved_numbers` is what the broker has kept of MessageNumbers.
+        """
+        self._numbers.start(reserved_numbers)
         await session.confirm_publishes(lambda frame: self._confirm(session, frame.method))
         self._session = session
         self._next_tag = self._oldest_tag = 1
@@ -205,13 +210,17 @@ class FeedPublisher:
 
     def _send(self) -> None:
         session, waiting, unconfirmed = self._session, self._waiting, self._unconfirmed
+        numbers = self._numbers
         if session is None:
             return
         try:
             while waiting and len(unconfirmed) < MOST_UNCONFIRMED:
                 push = waiting[0]
-                properties = _PushProperties(push.received_ms, self._next_number())
-                session.publish(EXCHANGE, STORAGE, push.body, properties)
+                # A push that is published again gets a new number: numbers are the order in the queues.
+                number = numbers.next()
+                if number >= numbers.reserved_end:
+                    self._reserve(session, number)
+                session.publish(EXCHANGE, STORAGE, push.body, _PushProperties(push.received_ms, number))
                 unconfirmed[self._next_tag] = waiting.popleft()
                 self._next_tag += 1
         except SessionLost:
@@ -221,14 +230,11 @@ class FeedPublisher:
             logger.info("asking for fresh snapshots of the %d instruments that lost pushes", len(gaps))
             self._on_gap(gaps)
 
-    def _next_number(self) -> int:
-        """Return the `number` of the next message: the time in nanoseconds, and larger than the one before.
-
-        It rises over restarts too unless the machine's clock is set back meanwhile. A push that is published
-        again gets a new one: numbers are the order of the messages in the queues.
-        """
-        self._number = max(self._number + 1, self._clock_ns())
-        return self._number
+    def _reserve(self, session: Session, number: int) -> None:
+        # On one channel: the broker has the reservation before a push whose number is in it.
+        properties = BasicProperties(delivery_mode=PERSISTENT)
+        session.publish("", COLLECTOR_NUMBERS, self._numbers.reserve(number), properties)
+        self._next_tag += 1
 
     def _take_tag(self) -> int:
         """Count a publish that is not a push."""

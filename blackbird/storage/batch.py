@@ -9,7 +9,7 @@ from pika.spec import BasicProperties
 
 from blackbird.broker.session import SessionLost
 from blackbird.broker.topology import STORAGE
-from blackbird.storage.orderbook_store import UpdateKey
+from blackbird.storage.orderbook_store import Update, UpdateKey
 
 
 class Deliverer(Protocol):
@@ -29,11 +29,10 @@ class Batch:
     """Deliveries of one session, written together and acknowledged up to the last one."""
 
     def __init__(self, session: Deliverer | None = None) -> None:
-        self.lines: dict[UpdateKey, str] = {}
+        self.updates: dict[UpdateKey, Update] = {}
         self.messages = 0
         self.begun = 0.0  # loop time of the first message
         self._session = session
-        self._sources: dict[UpdateKey, tuple[BasicProperties, bytes]] = {}
         self._last_tag = 0
 
     def count(self, delivery_tag: int) -> None:
@@ -41,10 +40,9 @@ class Batch:
         self._last_tag = delivery_tag
         self.messages += 1
 
-    def add(self, key: UpdateKey, lines: str, properties: BasicProperties, body: bytes) -> None:
-        """Add the update of a delivery, with the message that it came in."""
-        self.lines[key] = lines
-        self._sources[key] = properties, body
+    def add(self, key: UpdateKey, update: Update) -> None:
+        """Add the update of a delivery; of copies the first one stays."""
+        self.updates.setdefault(key, update)
 
     def followed_by(self, later: Batch) -> Batch:
         """Return this batch with the deliveries of a later one.
@@ -53,8 +51,7 @@ class Batch:
         """
         if later._session is not self._session:
             return later
-        self.lines |= later.lines
-        self._sources |= later._sources
+        self.updates = later.updates | self.updates
         if later.messages:
             self._last_tag = later._last_tag
             self.messages += later.messages
@@ -62,7 +59,8 @@ class Batch:
 
     def dead_letter(self, key: UpdateKey, reason: str) -> None:
         """Move the message of an update to the dead-letter queue."""
-        self.dead_letter_message(reason, *self._sources[key])
+        update = self.updates[key]
+        self.dead_letter_message(reason, update.properties, update.body)
 
     def dead_letter_message(self, reason: str, properties: BasicProperties, body: bytes) -> None:
         """Move a message to the dead-letter queue."""

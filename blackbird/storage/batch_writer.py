@@ -85,9 +85,9 @@ class BatchWriter:
         batch = self._batch
         if not batch.messages:
             batch.begun = asyncio.get_running_loop().time()
+            self._arrived.set()
         batch.count(delivery_tag)
         self._last_tag = delivery_tag
-        self._arrived.set()
         if batch.messages >= self._batch_size:
             self._full.set()
         return batch
@@ -161,12 +161,12 @@ class BatchWriter:
     async def _write(self, batch: Batch) -> None:
         backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE)
         failed = False
-        while batch.lines:
+        while batch.updates:
             try:
-                at_fault = await self._database.run(partial(store_updates, self._store, batch.lines))
+                at_fault = await self._database.run(partial(store_updates, self._store, batch.updates))
             except DatabaseUnavailable as error:
                 failed = True
-                self._outage.warn("%d messages wait for the database: %s", len(batch.lines), error)
+                self._outage.warn("%d messages wait for the database: %s", len(batch.updates), error)
                 await asyncio.sleep(backoff.next())
                 # With what has arrived since: one that is taken shows that those rejected are at fault.
                 batch = batch.followed_by(self._next_batch())

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from blackbird.storage.orderbook_store import UpdateKey
+from blackbird.storage.orderbook_store import Update, UpdateKey
 from database_manager import DatabaseUnavailable, RowsRejected
 
 
 class UpdateStore(Protocol):
     """Where updates are stored; both methods raise DatabaseUnavailable or RowsRejected."""
 
-    def add(self, batch: Mapping[UpdateKey, str]) -> None:
-        """Store the lines of each update that is not stored yet, all or none."""
+    def add(self, batch: Mapping[UpdateKey, Update]) -> None:
+        """Store the rows of each update that is not stored yet, all or none."""
 
-    def trial(self, lines: str) -> None:
-        """Write the lines of an update and roll back."""
+    def trial(self, levels: str) -> None:
+        """Write the levels of an update and roll back."""
 
 
 class _Outcome(NamedTuple):
@@ -24,7 +24,7 @@ class _Outcome(NamedTuple):
     rejected: dict[UpdateKey, str]  # with the database's reason
 
 
-def store_updates(store: UpdateStore, updates: Mapping[UpdateKey, str]) -> dict[UpdateKey, str]:
+def store_updates(store: UpdateStore, updates: Mapping[UpdateKey, Update]) -> dict[UpdateKey, str]:
     """Store updates; return those at fault, each with the database's reason.
 
     An update is at fault when the database rejects it alone, then takes another one, then rejects it again.
@@ -35,7 +35,7 @@ def store_updates(store: UpdateStore, updates: Mapping[UpdateKey, str]) -> dict[
     if not rejected:
         return rejected
     reason = next(iter(rejected.values()))
-    sample = next((updates[key] for key in stored if updates[key]), None)
+    sample = next((updates[key].levels for key in stored if updates[key].levels), None)
     if sample is None:
         raise DatabaseUnavailable(f"every message is rejected: {reason}")
     try:
@@ -45,7 +45,7 @@ def store_updates(store: UpdateStore, updates: Mapping[UpdateKey, str]) -> dict[
     return _separate(store, {key: updates[key] for key in rejected}).rejected
 
 
-def _separate(store: UpdateStore, updates: Mapping[UpdateKey, str]) -> _Outcome:
+def _separate(store: UpdateStore, updates: Mapping[UpdateKey, Update]) -> _Outcome:
     """Store all updates that the database takes, halving what it rejects."""
     outcome = _Outcome([], {})
     parts = [list(updates)]

@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache, partial
 
+import msgspec
+from pika.spec import BasicProperties
+
+from blackbird.broker.properties import publication
 from blackbird.market.book_message import BookMessage, decode_book
 from blackbird.market.levels import canonical_prices, text_levels
-from database_manager import Cursor, DatabaseManager, FixedTable, RowsRejected, Table, copy_text
+from database_manager import NULL, Cursor, DatabaseManager, FixedTable, RowsRejected, Table, copy_text
 
 UpdateKey = tuple[int, int, int, str, str, str]
 
-UPDATES = FixedTable(
-    "bybit.orderbook_update", ("ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type")
-)
+KEY_COLUMNS = ("ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type")
+UPDATES = FixedTable("bybit.orderbook_update", (*KEY_COLUMNS, "published_at", "number"))
 # A key that no update has: its update id is negative.
 _TRIAL_KEY: UpdateKey = (0, -1, 0, "", "", "")
+_TRIAL_PROPERTIES = BasicProperties()
+
+
+class Update(msgspec.Struct, frozen=True, gc=False):
+    """An update to be stored: the rows of its levels as lines of COPY, and the message that it came in."""
+
+    levels: str
+    properties: BasicProperties
+    body: bytes
 
 
 def read_update(body: bytes) -> tuple[UpdateKey, str]:
@@ -65,33 +77,40 @@ class OrderbookStore:
         self._database = database
         self._levels = levels
 
-    def add(self, batch: Mapping[UpdateKey, str]) -> None:
-        """Store the lines of each update that is not stored yet."""
+    def add(self, batch: Mapping[UpdateKey, Update]) -> None:
+        """Store the rows of each update that is not stored yet."""
         try:
             self._database.transaction(partial(self._copy, batch))
         except RowsRejected:
             # Some are stored already, as after a crash between commit and acknowledgement, or are at fault.
             self._database.transaction(partial(self._copy_new, batch))
 
-    def trial(self, lines: str) -> None:
-        """Write the lines of an update under a key of their own, and roll back."""
-        self._database.trial(partial(self._copy, {_TRIAL_KEY: lines}))
+    def trial(self, levels: str) -> None:
+        """Write the levels of an update under a key of their own, and roll back."""
+        self._database.trial(partial(self._copy, {_TRIAL_KEY: Update(levels, _TRIAL_PROPERTIES, b"")}))
 
     def ping(self) -> None:
         """Return when the database answers and has the tables."""
         statement = f"SELECT FROM {self._levels.name}, {UPDATES.name} LIMIT 0"
         self._database.transaction(lambda cursor: cursor.execute(statement))
 
-    def _copy(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
-        self._database.copy(cursor, UPDATES, [key_line(key) for key in batch])
-        self._database.copy(cursor, self._levels, batch.values())
+    def _copy(self, batch: Mapping[UpdateKey, Update], cursor: Cursor) -> None:
+        lines = [update_line(key, update.properties) for key, update in batch.items()]
+        self._database.copy(cursor, UPDATES, lines)
+        self._database.copy(cursor, self._levels, [update.levels for update in batch.values()])
 
-    def _copy_new(self, batch: Mapping[UpdateKey, str], cursor: Cursor) -> None:
-        new = self._database.insert_new(cursor, UPDATES, list(batch))
-        self._database.copy(cursor, self._levels, [batch[key] for key in new])
+    def _copy_new(self, batch: Mapping[UpdateKey, Update], cursor: Cursor) -> None:
+        rows = [(*key, *publication(update.properties)) for key, update in batch.items()]
+        new = self._database.insert_new(cursor, UPDATES, rows)
+        keys: list[UpdateKey] = [row[: len(KEY_COLUMNS)] for row in new]
+        self._database.copy(cursor, self._levels, [batch[key].levels for key in keys])
 
 
-def key_line(key: UpdateKey) -> str:
-    """Return the row of an update's key as a line of COPY's text format."""
+def update_line(key: UpdateKey, properties: BasicProperties) -> str:
+    """Return the row of an update as a line of COPY's text format."""
     cts, update_id, sequence_id, channel, topic, kind = key
-    return f"{cts}\t{update_id}\t{sequence_id}\t{channel}\t{_escaped(topic)}\t{kind}\n"
+    published_at, number = publication(properties)
+    return (
+        f"{cts}\t{update_id}\t{sequence_id}\t{channel}\t{_escaped(topic)}\t{kind}"
+        f"\t{NULL if published_at is None else published_at}\t{NULL if number is None else number}\n"
+    )

@@ -466,6 +466,26 @@ def test_what_is_saved_and_not_understood_stops_nothing(home: Home) -> None:
     assert collector.subscribe(SPOT)[0] == 200
 
 
+def test_numbers_rise_over_restarts_however_the_clock_was_set(home: Home) -> None:
+    home.collector().service.stop()
+    channel = home.place.channel()
+    # As after a restart on a clock that was an hour ahead until it was set right.
+    ahead = time.time_ns() + 3600 * 10**9
+    channel.basic_publish("", "collector.numbers", b"%d" % ahead)
+    tap = home.tap("storage")
+    for _ in range(2):
+        collector = home.collector(RESTORE_SUBSCRIPTIONS="0")
+        before = len(tap.take())
+        collector.subscribe(SPOT)
+        tap.wait(lambda messages, before=before: len(messages) >= before + 5)  # type: ignore[misc]
+        collector.service.kill()
+    tap.take()
+    numbers: list[Any] = [(properties.headers or {})["number"] for properties in tap.properties]
+    assert len(numbers) >= 10
+    assert numbers[0] >= ahead
+    assert all(earlier < later for earlier, later in pairwise(numbers))
+
+
 # --- resync --------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,29 @@ def test_message_is_one_row_a_level_with_every_column(place: Workspace, feed: Bo
     ]
 
 
+def test_headers_of_a_message_are_stored_with_its_update_where_it_has_them(
+    place: Workspace, feed: BookFeed
+) -> None:
+    sent: list[tuple[int | None, int | None]] = [
+        (1_795_395_127_162, 1_795_395_127_162_000_001),
+        (5, None),
+        (None, 7),
+        (None, None),
+        (-(2**63), 2**63 - 1),
+    ]
+    for u, (published_at, number) in enumerate(sent, 1):
+        headers = {"published_at": published_at, "number": number}
+        given = {name: value for name, value in headers.items() if value is not None}
+        feed.publish("storage", book_message("BTCUSDT", u, bids=[("1", "2")], cts=u), headers=given or None)
+    # A copy by another way: the first one counts.
+    copy = book_message("BTCUSDT", 1, bids=[("1", "2")], cts=1)
+    feed.publish("storage", copy, headers={"published_at": 1, "number": 1})
+    place.start_storage()
+    wait_for(lambda: updates(place) == len(sent) and not place.waiting("storage"))
+    stored = place.query("SELECT published_at, number FROM bybit.orderbook_update ORDER BY update_id")
+    assert stored == sent
+
+
 def test_copy_of_an_update_is_stored_once_and_what_differs_is_another_update(
     place: Workspace, feed: BookFeed
 ) -> None:

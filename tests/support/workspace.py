@@ -30,6 +30,7 @@ from config import Config
 from launcher.queues import BrokerUnavailableError, look_up
 
 HERE = Path(__file__).resolve().parents[2]
+SCHEMA = HERE / "deploy" / "init.sql"
 PYTHON = sys.executable
 DEADLINE = 20.0
 # Books are traded on however old they are: a test that stops processes, or a busy machine, makes them so.
@@ -368,17 +369,17 @@ def make_virtual_host(environment: dict[str, str], name: str) -> None:
 def make_database(environment: dict[str, str], name: str) -> None:
     with contextlib.closing(connect(environment, "postgres")) as connection:
         connection.cursor().execute(f'CREATE DATABASE "{name}"')
-    _apply_schema(environment, name)
+    _apply_schema(environment, name, SCHEMA)
 
 
-def apply_schema(place: Workspace) -> None:
+def apply_schema(place: Workspace, schema: Path = SCHEMA) -> None:
     """Apply the schema to the test's database again, as setup.sh does."""
-    _apply_schema(place.environment, place.name)
+    _apply_schema(place.environment, place.name, schema)
 
 
-def _apply_schema(environment: dict[str, str], name: str) -> None:
-    schema = (HERE / "deploy" / "init.sql").read_text()
-    statements = "\n".join(line for line in schema.splitlines() if not line.startswith("\\"))
+def _apply_schema(environment: dict[str, str], name: str, schema: Path) -> None:
+    lines = schema.read_text().splitlines()
+    statements = "\n".join(line for line in lines if not line.startswith("\\"))
     with contextlib.closing(connect(environment, name)) as connection:
         connection.cursor().execute(statements)
 

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from pika.spec import BasicProperties
 
-from blackbird.broker.properties import DeliveredProperties, are_decodable, published_at, without_headers
+from blackbird.broker.properties import (
+    DeliveredProperties,
+    are_decodable,
+    publication,
+    published_at,
+    without_headers,
+)
 
 ALL = BasicProperties(
     content_type="application/json",
@@ -77,3 +83,30 @@ def test_published_at_is_read_from_a_header_of_any_type() -> None:
 def test_published_at_is_read_beside_a_header_that_cannot_be_decoded() -> None:
     garbled = with_table(b"\x0cpublished_atl" + struct.pack(">q", 7) + b"\x01x?")
     assert published_at(DeliveredProperties(garbled)) == 7
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"CC": ["signal"], "published_at": 2**40, "number": 2**60}, (2**40, 2**60)),
+        ({"number": 2**60, "published_at": 2**40}, (2**40, 2**60)),
+        ({"published_at": 2**40, "x": 1, "number": 7}, (2**40, 7)),
+        ({"published_at": 2**40}, (2**40, None)),
+        ({"number": 2**60}, (None, 2**60)),
+        ({"published_at": 5, "number": -5}, (5, -5)),
+        ({"published_at": "text", "number": True}, (None, None)),
+        ({}, (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_publication_is_read_from_headers_in_any_order_and_of_any_type(
+    headers: dict[str, Any] | None, expected: tuple[int | None, int | None]
+) -> None:
+    properties = encoded(BasicProperties(headers=headers))
+    assert publication(DeliveredProperties(properties)) == expected
+    assert publication(BasicProperties().decode(properties)) == expected
+
+
+def test_number_that_no_column_of_64_bits_holds_counts_as_missing() -> None:
+    properties = BasicProperties(headers={"published_at": 2**63, "number": -(2**63) - 1})
+    assert publication(properties) == (None, None)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from pika.spec import BasicProperties
 
+from blackbird.broker.properties import publication
 from blackbird.broker.session import Session, SessionLost
 from blackbird.collector.broker_link import BrokerLink
 from blackbird.collector.publisher import FeedPublisher
@@ -23,7 +24,9 @@ SAVED = b'{"spot":[{"symbol":"BTCUSDT","matching_key":"a"}]}'
 class FakeSession:
     """Keeps the calls in order; the test delivers to its consumer."""
 
-    def __init__(self, saved: bytes | None = None, *, lost_at: str = "") -> None:
+    def __init__(
+        self, saved: bytes | None = None, *, numbers: bytes | None = None, lost_at: str = ""
+    ) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_open = True
         self.calls: list[str] = []
@@ -31,7 +34,8 @@ class FakeSession:
         self.deliver: Callable[[bytes], None] = print
         self.on_failure: Callable[..., None] = print
         self.acknowledged: list[int] = []
-        self._saved = saved
+        self._kept = {"collector.subscriptions": saved, "collector.numbers": numbers}
+        self.published: list[BasicProperties] = []
         self._lost_at = lost_at
 
     def _call(self, name: str) -> None:
@@ -48,13 +52,17 @@ class FakeSession:
 
     async def peek(self, name: str) -> tuple[BasicProperties, bytes] | None:
         self._call(f"peek {name}")
-        return None if self._saved is None else (BasicProperties(), self._saved)
+        kept = self._kept[name]
+        return None if kept is None else (BasicProperties(), kept)
 
     async def declare_private_queue(self) -> str:
         return "private"
 
     async def bind(self, queue: str, key: str) -> None:
         self._call(f"bind {queue} to {key}")
+
+    def publish(self, _exchange: str, _key: str, _body: bytes, properties: BasicProperties) -> None:
+        self.published.append(properties)
 
     async def confirm_publishes(self, _on_confirm: object) -> None:
         self._call("publish")
@@ -81,8 +89,9 @@ class Scene:
     def __init__(self, *, restore: bool = True) -> None:
         self.restored: list[list[SavedSubscription]] = []
         self.wanted: list[Instrument] = []
+        self.publisher = FeedPublisher(lambda _: None, buffer=10)
         self.link = BrokerLink(
-            FeedPublisher(lambda _: None, buffer=10),
+            self.publisher,
             restore=restore,
             on_restore=self.restored.append,
             on_resync=self._on_resync,
@@ -107,7 +116,9 @@ def test_a_session_is_declared_then_restored_from_then_published_on() -> None:
         assert session.calls == [
             "declare_feed",
             "declare collector.subscriptions",
+            "declare collector.numbers",
             "peek collector.subscriptions",
+            "peek collector.numbers",
             "publish",
             "bind private to resync",
             "consume private as resync",
@@ -146,6 +157,18 @@ def test_saved_subscriptions_are_not_read_with_restoring_off() -> None:
         session = await scene.serve(FakeSession(SAVED))
         assert "peek collector.subscriptions" not in session.calls
         assert scene.restored == [[]]
+
+    play(act)
+
+
+def test_message_numbers_go_on_above_those_that_the_broker_has_reserved() -> None:
+    async def act() -> None:
+        scene = Scene()
+        session = await scene.serve(FakeSession(numbers=b"%d" % 2**62))
+        scene.publisher.publish_book(SPOT, b"body", 1, 1)
+        await asyncio.sleep(0)
+        _reservation, message = session.published
+        assert publication(BasicProperties().decode(b"".join(message.encode())))[1] == 2**62
 
     play(act)
 

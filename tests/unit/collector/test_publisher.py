@@ -25,6 +25,10 @@ class FakeSession:
         self.blocked: str | None = None
         self.bodies: list[bytes] = []
         self.properties: list[BasicProperties] = []
+        self.reservations: list[bytes] = []
+        # Delivery tags of the bodies, and of reservations that are not confirmed yet.
+        self._tags: list[int] = []
+        self._reservation_tags: list[int] = []
         self._on_confirm: Callable[[Any], None] = print
 
     @property
@@ -34,20 +38,30 @@ class FakeSession:
     async def confirm_publishes(self, on_confirm: Callable[[Any], None]) -> None:
         self._on_confirm = on_confirm
 
-    def publish(self, _exchange: str, _key: str, body: bytes, properties: BasicProperties) -> None:
+    def publish(self, _exchange: str, key: str, body: bytes, properties: BasicProperties) -> None:
         if self.lost.done():
             raise SessionLost("gone")
-        self.bodies.append(body)
-        self.properties.append(properties)
+        tag = 1 + len(self.bodies) + len(self.reservations)
+        if key == "collector.numbers":
+            self.reservations.append(body)
+            self._reservation_tags.append(tag)
+        else:
+            self.bodies.append(body)
+            self.properties.append(properties)
+            self._tags.append(tag)
 
     def dead_letter(self, *_: object) -> None:
         self.publish("", "x.dead", b"dead", BasicProperties())
 
-    def confirm(self, tag: int, *, multiple: bool = False) -> None:
-        self._on_confirm(SimpleNamespace(method=Basic.Ack(tag, multiple)))
+    def confirm(self, count: int, *, multiple: bool = False) -> None:
+        """Confirm the reservations of numbers, and the body that is the `count`th."""
+        for tag in self._reservation_tags:
+            self._on_confirm(SimpleNamespace(method=Basic.Ack(tag)))
+        self._reservation_tags.clear()
+        self._on_confirm(SimpleNamespace(method=Basic.Ack(self._tags[count - 1], multiple)))
 
-    def refuse(self, tag: int) -> None:
-        self._on_confirm(SimpleNamespace(method=Basic.Nack(tag)))
+    def refuse(self, count: int) -> None:
+        self._on_confirm(SimpleNamespace(method=Basic.Nack(self._tags[count - 1])))
 
     async def end(self) -> None:
         self.lost.set_result(None)

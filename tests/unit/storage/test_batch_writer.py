@@ -13,7 +13,7 @@ from pika.spec import BasicProperties
 from blackbird.broker.session import SessionLost
 from blackbird.storage.batch import Batch
 from blackbird.storage.batch_writer import BatchWriter
-from blackbird.storage.orderbook_store import UpdateKey
+from blackbird.storage.orderbook_store import Update, UpdateKey
 from database_manager import DatabaseUnavailable, RowsRejected
 
 PROPERTIES = BasicProperties()
@@ -47,6 +47,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
+        self.tags: list[int] = []
         self.attempts = 0
         self.pings = 0
         self.down = False
@@ -58,17 +59,19 @@ class FakeStore:
     def lines(self) -> list[str]:
         return [lines for batch in self.batches for lines in batch]
 
-    def add(self, batch: Mapping[UpdateKey, str]) -> None:
+    def add(self, batch: Mapping[UpdateKey, Update]) -> None:
         self.attempts += 1
         self.may_write.wait()
         if self.down:
             raise DatabaseUnavailable("down")
-        if self.bad & set(batch.values()):
+        lines = [update.levels for update in batch.values()]
+        if self.bad & set(lines):
             raise RowsRejected("bad line")
-        self.batches.append(list(batch.values()))
+        self.batches.append(lines)
+        self.tags += [int(update.body.split()[1]) for update in batch.values()]
 
-    def trial(self, lines: str) -> None:
-        assert lines in self.lines
+    def trial(self, levels: str) -> None:
+        assert levels in self.lines
 
     def ping(self) -> None:
         self.pings += 1
@@ -96,7 +99,8 @@ class Scene:
         for name in names:
             self._tag += 1
             batch = self.writer.count(self._tag)
-            batch.add((0, 0, 0, "spot", name, "delta"), name, PROPERTIES, name.encode())
+            body = f"{name} {self._tag}".encode()
+            batch.add((0, 0, 0, "spot", name, "delta"), Update(name, PROPERTIES, body))
 
     def deliver_unreadable(self) -> None:
         self._tag += 1
@@ -142,7 +146,21 @@ def test_copies_in_a_batch_are_written_once_and_all_acknowledged() -> None:
         scene.deliver("a", "b", "a")
         await scene.until(lambda: scene.session.acknowledged == [3])
 
-    assert play(script).store.batches == [["a", "b"]]
+    scene = play(script)
+    assert scene.store.batches == [["a", "b"]]
+    assert scene.store.tags == [1, 2]
+
+
+def test_copy_that_arrives_while_the_database_is_unavailable_leaves_the_first_one() -> None:
+    async def script(scene: Scene) -> None:
+        scene.store.down = True
+        scene.deliver("a")
+        await scene.until_attempted(1)
+        scene.deliver("b", "a")
+        scene.store.down = False
+        await scene.until(lambda: scene.session.acknowledged == [3])
+
+    assert sorted(play(script).store.tags) == [1, 2]
 
 
 def test_message_without_an_update_is_acknowledged_and_nothing_written() -> None:
@@ -199,7 +217,7 @@ def test_message_at_fault_is_dead_lettered_once_and_acknowledged_with_the_others
         await scene.until(lambda: scene.session.acknowledged == [3, 4])
 
     scene = play(script)
-    assert scene.session.dead == [("refused by the database: bad line", b"bad")]
+    assert scene.session.dead == [("refused by the database: bad line", b"bad 2")]
     assert sorted(scene.store.lines) == ["a", "b", "c"]
 
 
@@ -213,7 +231,7 @@ def test_message_rejected_alone_waits_for_another_that_is_taken() -> None:
         await scene.until(lambda: scene.session.acknowledged == [2])
 
     scene = play(script)
-    assert [body for _, body in scene.session.dead] == [b"bad"]
+    assert [body for _, body in scene.session.dead] == [b"bad 1"]
     assert scene.store.lines == ["good"]
 
 

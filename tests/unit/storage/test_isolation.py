@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import pytest
+from pika.spec import BasicProperties
 
 from blackbird.storage.isolation import store_updates
-from blackbird.storage.orderbook_store import UpdateKey
+from blackbird.storage.orderbook_store import Update, UpdateKey
 from database_manager import DatabaseUnavailable, RowsRejected
 
 
@@ -15,8 +16,12 @@ def key(number: int) -> UpdateKey:
     return number, number, number, "spot", "orderbook.50.BTCUSDT", "delta"
 
 
-def updates(*numbers: int) -> dict[UpdateKey, str]:
-    return {key(number): f"line {number}\n" for number in numbers}
+def update(levels: str) -> Update:
+    return Update(levels, BasicProperties(), b"")
+
+
+def updates(*numbers: int) -> dict[UpdateKey, Update]:
+    return {key(number): update(f"line {number}\n") for number in numbers}
 
 
 class FakeStore:
@@ -24,17 +29,17 @@ class FakeStore:
 
     def __init__(self, rejects: Callable[[str], bool]) -> None:
         self.rejects = rejects
-        self.rows: dict[UpdateKey, str] = {}
+        self.rows: dict[UpdateKey, Update] = {}
         self.calls = 0
 
-    def add(self, batch: Mapping[UpdateKey, str]) -> None:
+    def add(self, batch: Mapping[UpdateKey, Update]) -> None:
         self.calls += 1
-        for lines in batch.values():
-            self._check(lines)
+        for each in batch.values():
+            self._check(each.levels)
         self.rows.update(batch)
 
-    def trial(self, lines: str) -> None:
-        self._check("trial of " + lines)
+    def trial(self, levels: str) -> None:
+        self._check("trial of " + levels)
 
     def _check(self, lines: str) -> None:
         if self.rejects(lines):
@@ -42,7 +47,7 @@ class FakeStore:
 
 
 def bad(*numbers: int) -> Callable[[str], bool]:
-    return lambda lines: lines in updates(*numbers).values()
+    return lambda lines: lines in {each.levels for each in updates(*numbers).values()}
 
 
 def test_batch_without_fault_is_one_transaction() -> None:
@@ -72,7 +77,7 @@ def test_nobody_is_at_fault_while_everything_is_rejected() -> None:
 def test_update_without_levels_does_not_show_that_the_table_takes_rows() -> None:
     store = FakeStore(bad(1))
     with pytest.raises(DatabaseUnavailable):
-        store_updates(store, {**updates(1), key(2): ""})
+        store_updates(store, {**updates(1), key(2): update("")})
 
 
 def test_nobody_is_at_fault_when_the_database_stops_taking_rows_meanwhile() -> None:
@@ -97,7 +102,7 @@ def test_update_that_was_rejected_in_a_trouble_that_is_over_is_stored() -> None:
 
 def test_unavailable_database_ends_the_search() -> None:
     class Failing(FakeStore):
-        def add(self, batch: Mapping[UpdateKey, str]) -> None:
+        def add(self, batch: Mapping[UpdateKey, Update]) -> None:
             if self.calls == 3:
                 raise DatabaseUnavailable("gone")
             super().add(batch)

@@ -8,11 +8,18 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from pika.spec import BasicProperties
 
 from blackbird.engine import execution_store
 from blackbird.market.book_message import BookMessage, decode_book
 from blackbird.market.fields import InvalidMessage
-from blackbird.storage.orderbook_store import UPDATES, key_line, orderbook_lines, update_key
+from blackbird.storage.orderbook_store import (
+    KEY_COLUMNS,
+    UPDATES,
+    orderbook_lines,
+    update_key,
+    update_line,
+)
 from blackbird.trading.orders import Execution, Order, Refusal
 from config import Config
 from database_manager import copy_text
@@ -185,16 +192,27 @@ def test_odd_text_comes_back_from_copy_and_moves_no_column(text: str) -> None:
 
 
 def test_key_of_an_update_is_channel_topic_type_u_seq_and_cts() -> None:
-    assert UPDATES.columns == ("ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type")
+    assert KEY_COLUMNS == ("ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type")
     key = (1723161255600, 5002, 50093239220, "spot", "orderbook.50.BTCUSDT", "delta")
     assert update_key(message()) == key
-    assert read_copy(key_line(key)) == [[str(part) for part in key]]
+
+
+def test_row_of_an_update_is_its_key_and_the_headers_of_its_message() -> None:
+    assert UPDATES.columns == (*KEY_COLUMNS, "published_at", "number")
+    key = update_key(message())
+    for headers, expected in (
+        ({"published_at": 1723161255610, "number": 2**60}, ["1723161255610", str(2**60)]),
+        ({"published_at": 0, "number": 0}, ["0", "0"]),
+        ({}, [None, None]),
+    ):
+        line = update_line(key, BasicProperties(headers=headers))
+        assert read_copy(line) == [[*map(str, key), *expected]]
 
 
 @pytest.mark.parametrize("text", ODD)
 def test_odd_topic_comes_back_from_the_line_of_its_key(text: str) -> None:
-    (row,) = read_copy(key_line(update_key(message(topic=text))))
-    assert row == ["1723161255600", "5002", "50093239220", "spot", text, "delta"]
+    (row,) = read_copy(update_line(update_key(message(topic=text)), BasicProperties()))
+    assert row == ["1723161255600", "5002", "50093239220", "spot", text, "delta", None, None]
 
 
 @pytest.mark.parametrize(

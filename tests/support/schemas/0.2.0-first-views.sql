@@ -1,0 +1,369 @@
+-- The schema, for TimescaleDB and for plain PostgreSQL alike. Safe to apply again at any time.
+\set ON_ERROR_STOP on
+SET client_min_messages = warning;
+
+-- CREATE EXTENSION without shared_preload_libraries drops the connection, hence the second question.
+DO $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb')
+     AND current_setting('shared_preload_libraries') LIKE '%timescaledb%' THEN
+    CREATE EXTENSION IF NOT EXISTS timescaledb;
+  END IF;
+END $$;
+
+CREATE SCHEMA IF NOT EXISTS bybit;
+
+-- For people at a prompt: \d lists the tables, and orderbook means bybit.orderbook. Somebody's own choice is kept.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM pg_db_role_setting JOIN pg_database ON pg_database.oid = setdatabase
+                 WHERE datname = current_database() AND setrole = 0 AND setconfig::text LIKE '%search_path=%') THEN
+    EXECUTE format('ALTER DATABASE %I SET search_path = "$user", public, bybit', current_database());
+  END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+  RAISE WARNING 'search_path stays as it is: %', SQLERRM;
+END $$;
+
+-- One row a price level of an order-book message; size 0 is a removed level. Times are milliseconds.
+CREATE TABLE IF NOT EXISTS bybit.orderbook (
+  topic        text    NOT NULL,
+  type         text    NOT NULL,  -- snapshot or delta
+  ts_message   bigint  NOT NULL,  -- ts: when the exchange made the message
+  channel      text    NOT NULL,
+  symbol_name  text    NOT NULL,
+  update_id    bigint  NOT NULL,  -- u
+  sequence_id  bigint  NOT NULL,  -- seq
+  side         text    NOT NULL,  -- bid or ask
+  price        numeric NOT NULL,
+  size         numeric NOT NULL,
+  ts_orderbook bigint  NOT NULL,  -- cts: the matching engine's time
+  matching_key text    NOT NULL
+);
+
+-- One row an update that is stored. Its key is what makes two messages copies of one update, so that a
+-- message that comes twice, by whichever way, is stored once. Written in one transaction with the levels.
+CREATE TABLE IF NOT EXISTS bybit.orderbook_update (
+  ts_orderbook bigint NOT NULL,
+  update_id    bigint NOT NULL,
+  sequence_id  bigint NOT NULL,
+  channel      text   NOT NULL,
+  topic        text   NOT NULL,
+  type         text   NOT NULL,
+  PRIMARY KEY (ts_orderbook, update_id, sequence_id, channel, topic, type)
+);
+
+DO $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'timescaledb') THEN
+    PERFORM create_hypertable('bybit.orderbook', 'ts_orderbook', chunk_time_interval => 86400000::bigint,
+                              if_not_exists => true, migrate_data => true);
+  ELSE
+    CREATE INDEX IF NOT EXISTS orderbook_ts_orderbook_idx ON bybit.orderbook (ts_orderbook DESC);
+  END IF;
+END $$;
+
+-- Two rows per execution, one per leg. flux is signed cash: minus for a buy.
+CREATE TABLE IF NOT EXISTS bybit."order" (
+  channel      text    NOT NULL,
+  symbol_name  text    NOT NULL,
+  price        numeric NOT NULL,
+  size         numeric NOT NULL,
+  type         text    NOT NULL CHECK (type IN ('buy', 'sell')),
+  flux         numeric NOT NULL,
+  ts_orderbook bigint  NOT NULL,  -- cts of the book that this leg was traded on
+  order_id     text,              -- empty where the sender gave none
+  action       text    NOT NULL,  -- Open Spread or Close Spread
+  spread_id    text,              -- empty for a close of whatever is oldest
+  placed_at    bigint  NOT NULL,  -- milliseconds
+  execution_id bigint  NOT NULL,  -- rises in the order of execution
+  request_key  text,              -- identifies a request that has no order_id
+  PRIMARY KEY (execution_id, type)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS order_order_id_idx ON bybit."order" (order_id, type);
+
+-- Orders that were answered NOT ACK: asked again, they get the same answer.
+CREATE TABLE IF NOT EXISTS bybit.refused_order (
+  execution_id bigint PRIMARY KEY,  -- from the same sequence as the executions
+  order_id     text,
+  request_key  text,
+  info         text   NOT NULL,
+  answered_at  bigint NOT NULL      -- milliseconds
+);
+
+-- One row: which history the order tables hold, so that the trading engine's journal is never played into
+-- another one.
+CREATE TABLE IF NOT EXISTS bybit.history (
+  id      uuid    NOT NULL DEFAULT gen_random_uuid(),
+  engine  uuid,  -- the trading engine that accounts for it; another one takes over by putting itself here
+  one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row)
+);
+-- The kind of orders that the history was made with: mode is simulated or real, environment Bybit's demo, testnet
+-- or mainnet. Both are empty until an engine starts, and in a history that is older than these columns.
+ALTER TABLE bybit.history
+  ADD COLUMN IF NOT EXISTS mode        text CHECK (mode IN ('simulated', 'real')),
+  ADD COLUMN IF NOT EXISTS environment text;
+INSERT INTO bybit.history DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- Emptying a table empties what belongs to it: the system then starts from nothing.
+CREATE OR REPLACE FUNCTION bybit.forget_orders() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  TRUNCATE bybit.refused_order;
+  UPDATE bybit.history SET id = gen_random_uuid(), mode = NULL, environment = NULL;
+  RETURN NULL;
+END $$;
+DROP TRIGGER IF EXISTS forget_orders ON bybit."order";
+CREATE TRIGGER forget_orders AFTER TRUNCATE ON bybit."order"
+  FOR EACH STATEMENT EXECUTE FUNCTION bybit.forget_orders();
+
+CREATE OR REPLACE FUNCTION bybit.forget_updates() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  TRUNCATE bybit.orderbook_update;
+  RETURN NULL;
+END $$;
+DROP TRIGGER IF EXISTS forget_updates ON bybit.orderbook;
+CREATE TRIGGER forget_updates AFTER TRUNCATE ON bybit.orderbook
+  FOR EACH STATEMENT EXECUTE FUNCTION bybit.forget_updates();
+
+-- Views for people at a prompt. Times are milliseconds since 1970, as in the tables. Later versions may only append
+-- columns: CREATE OR REPLACE VIEW takes nothing else.
+CREATE OR REPLACE VIEW bybit.position AS
+SELECT channel, symbol_name,
+       sum(CASE type WHEN 'buy' THEN size ELSE -size END) AS size,
+       -sum(flux) AS exposure,
+       count(*) AS executions
+FROM bybit."order" GROUP BY channel, symbol_name;
+
+CREATE OR REPLACE VIEW bybit.execution AS
+SELECT execution_id, buy.action, buy.spread_id, buy.order_id,
+       buy.channel AS buy_channel, buy.symbol_name AS buy_symbol, buy.price AS buy_price,
+       sell.channel AS sell_channel, sell.symbol_name AS sell_symbol, sell.price AS sell_price,
+       buy.size, buy.flux + sell.flux AS cash, buy.placed_at,
+       buy.ts_orderbook AS buy_ts_orderbook, sell.ts_orderbook AS sell_ts_orderbook,
+       buy.placed_at - buy.ts_orderbook AS buy_book_age_ms,
+       buy.placed_at - sell.ts_orderbook AS sell_book_age_ms
+FROM bybit."order" AS buy JOIN bybit."order" AS sell USING (execution_id)
+WHERE buy.type = 'buy' AND sell.type = 'sell';
+
+-- A close without a spread_id takes from the oldest open spread of its pair, then from the next one, as the trading
+-- engine does. Without a loop: all such closes of a pair, laid end to end, cover what the closes with a spread_id leave
+-- of the pair's spreads, laid end to end in the order of opening. This holds because a spread is passed over only once
+-- nothing is left of it. What a close takes beyond all that is open at its time is left out first: it is what lifts the
+-- lowest running total below zero.
+-- Window functions instead of joins: the planner has no statistics for the steps and would pick nested loops. A pair is
+-- one text with a separator (0x1F) that sorts by bytes: four columns by the rules of a language take twice the time.
+CREATE OR REPLACE VIEW bybit.spread AS
+WITH trade AS (
+  SELECT execution_id, opens, spread_id, placed_at, size, cash, price, pair,
+         -- The execution that opened the spread. An id may be used again once its spread is closed.
+         CASE WHEN opens THEN execution_id WHEN spread_id IS NOT NULL THEN
+           max(execution_id) FILTER (WHERE opens) OVER (PARTITION BY spread_id COLLATE "C" ORDER BY execution_id)
+         END AS opening
+  FROM (SELECT execution_id, action = 'Open Spread' AS opens, spread_id, placed_at, size, cash,
+               sell_price - buy_price AS price,
+               CASE action
+               WHEN 'Open Spread'
+               THEN buy_channel || E'\x1f' || buy_symbol || E'\x1f' || sell_channel || E'\x1f' || sell_symbol
+               ELSE sell_channel || E'\x1f' || sell_symbol || E'\x1f' || buy_channel || E'\x1f' || buy_symbol
+               END COLLATE "C" AS pair
+        FROM bybit.execution) AS execution
+), matched AS (
+  -- Pairs with closes without a spread_id. `part` of a close is of a spread: what was open, or nothing where it names
+  -- a spread that is unknown.
+  SELECT *, CASE WHEN opening IS NOT NULL THEN size WHEN spread_id IS NOT NULL THEN 0
+            ELSE size - beyond + lag(beyond, 1, 0::numeric) OVER (PARTITION BY pair ORDER BY execution_id)
+            END AS part
+  FROM (SELECT *, greatest(0, -min(total) OVER (PARTITION BY pair ORDER BY execution_id)) AS beyond
+        FROM (SELECT *, sum(CASE WHEN opens THEN size WHEN opening IS NULL AND spread_id IS NOT NULL THEN 0
+                            ELSE -size END) OVER (PARTITION BY pair ORDER BY execution_id) AS total
+              FROM trade WHERE pair IN (SELECT pair FROM trade WHERE opening IS NULL)) AS running) AS excess
+), named AS (
+  -- Each spread with the closes that name it.
+  SELECT opening, max(spread_id) AS spread_id, max(pair) AS pair,
+         max(placed_at) FILTER (WHERE opens) AS opened_at, max(placed_at) FILTER (WHERE NOT opens) AS last_close,
+         max(price) FILTER (WHERE opens) AS entry_spread,
+         sum(size) FILTER (WHERE opens) AS opened, coalesce(sum(size) FILTER (WHERE NOT opens), 0) AS closed,
+         sum(cash) AS cash
+  FROM trade WHERE opening IS NOT NULL GROUP BY opening
+), ends AS (
+  -- Where each spread and each close without a spread_id ends, both laid end to end; cash of the closes up to there.
+  SELECT *, false AS is_close, NULL::bigint AS close_at, NULL::numeric AS close_price, NULL::numeric AS close_cash,
+         NULL::numeric AS part, sum(opened - closed) OVER (PARTITION BY pair ORDER BY opening) AS place
+  FROM named WHERE pair IN (SELECT pair FROM matched)
+  UNION ALL
+  SELECT NULL, NULL, pair, NULL, NULL, NULL, NULL, NULL, NULL, true, placed_at, price,
+         sum(part * price) OVER (PARTITION BY pair ORDER BY execution_id), part,
+         sum(part) OVER (PARTITION BY pair ORDER BY execution_id)
+  FROM matched WHERE opening IS NULL AND part > 0
+), covered AS (
+  -- The close that a spread's end lies in is the next one; after the last close no spread ends.
+  SELECT *, count(part) OVER (PARTITION BY pair ORDER BY place DESC, is_close DESC) AS close_number,
+         coalesce(sum(part) OVER (PARTITION BY pair), 0) AS all_closes,
+         coalesce(sum(part * close_price) OVER (PARTITION BY pair), 0) AS all_cash
+  FROM ends
+), priced AS (
+  SELECT *, least(place, all_closes) AS taken_up_to,
+         CASE WHEN close_number > 0 THEN first_value(close_at) OVER close END AS taken_at,
+         CASE WHEN close_number = 0 THEN all_cash
+              ELSE first_value(close_cash - place * close_price) OVER close
+                   + place * first_value(close_price) OVER close
+         END AS cash_up_to
+  FROM covered
+  WINDOW close AS (PARTITION BY pair, close_number ORDER BY place DESC, is_close DESC)
+), spread AS (
+  SELECT opening, spread_id, pair, opened_at, last_close, entry_spread, opened, closed + taken AS closed,
+         cash + taken_cash AS cash, CASE WHEN taken > 0 THEN taken_at END AS taken_at
+  FROM (SELECT *, taken_up_to - lag(taken_up_to, 1, 0::numeric) OVER (PARTITION BY pair ORDER BY opening) AS taken,
+               cash_up_to - lag(cash_up_to, 1, 0::numeric) OVER (PARTITION BY pair ORDER BY opening) AS taken_cash
+        FROM priced WHERE NOT is_close) AS taken
+  UNION ALL
+  SELECT opening, spread_id, pair, opened_at, last_close, entry_spread, opened, closed, cash, NULL
+  FROM named WHERE pair NOT IN (SELECT pair FROM matched)
+)
+SELECT opening AS execution_id, spread_id,
+       split_part(pair, E'\x1f', 1) AS long_channel, split_part(pair, E'\x1f', 2) AS long_symbol,
+       split_part(pair, E'\x1f', 3) AS short_channel, split_part(pair, E'\x1f', 4) AS short_symbol,
+       opened_at,
+       CASE WHEN opened = closed THEN greatest(last_close, taken_at) END AS closed_at,
+       opened AS opened_quantity, closed AS closed_quantity, opened - closed AS left_quantity,
+       entry_spread,
+       cash - entry_spread * (opened - closed) AS closed_pnl,
+       entry_spread * (opened - closed) AS entry_credit,
+       cash,
+       CASE WHEN opened = closed THEN greatest(last_close, taken_at) - opened_at END AS holding_ms
+FROM spread
+UNION ALL
+SELECT NULL, NULL, split_part(pair, E'\x1f', 1), split_part(pair, E'\x1f', 2),
+       split_part(pair, E'\x1f', 3), split_part(pair, E'\x1f', 4),
+       NULL, NULL, 0, sum(size - part), 0, NULL, NULL, 0, sum(cash - part * price), NULL
+FROM matched WHERE opening IS NULL
+GROUP BY pair HAVING sum(size - part) > 0;
+
+CREATE OR REPLACE VIEW bybit.open_spread AS SELECT * FROM bybit.spread WHERE left_quantity > 0;
+
+CREATE OR REPLACE VIEW bybit.pnl AS
+SELECT long_channel, long_symbol, short_channel, short_symbol,
+       coalesce(sum(closed_pnl), 0) AS closed_pnl,
+       sum(entry_credit) AS entry_credit,
+       coalesce(sum(cash) FILTER (WHERE execution_id IS NULL), 0) AS cash_without_spread,
+       sum(cash) AS cash
+FROM bybit.spread GROUP BY long_channel, long_symbol, short_channel, short_symbol;
+
+COMMENT ON TABLE bybit.orderbook IS 'Price levels of stored order-book messages, one row per level. Source: Bybit''s public stream, written by the data storage service. Times in milliseconds since 1970.';
+COMMENT ON COLUMN bybit.orderbook.topic IS 'Topic of the stream, as orderbook.50.BTCUSDT (field topic)';
+COMMENT ON COLUMN bybit.orderbook.type IS 'snapshot or delta (field type)';
+COMMENT ON COLUMN bybit.orderbook.ts_message IS 'When the exchange made the message, ms (field ts)';
+COMMENT ON COLUMN bybit.orderbook.channel IS 'Market category, as spot or linear; set by the collector';
+COMMENT ON COLUMN bybit.orderbook.symbol_name IS 'Symbol, as BTCUSDT (field s)';
+COMMENT ON COLUMN bybit.orderbook.update_id IS 'Number of the update within the stream of the symbol (field u); 1 is a snapshot after a restart of the exchange';
+COMMENT ON COLUMN bybit.orderbook.sequence_id IS 'Cross sequence: a lower one was generated earlier (field seq)';
+COMMENT ON COLUMN bybit.orderbook.side IS 'bid or ask';
+COMMENT ON COLUMN bybit.orderbook.price IS 'Price of the level in quote coin, exactly as sent';
+COMMENT ON COLUMN bybit.orderbook.size IS 'Size at the level, in base coin for spot and linear, exactly as sent; 0 removes the level';
+COMMENT ON COLUMN bybit.orderbook.ts_orderbook IS 'Time of the matching engine, ms (field cts); the partitioning column';
+COMMENT ON COLUMN bybit.orderbook.matching_key IS 'Group of instruments that were traded against each other; set by the collector';
+
+COMMENT ON TABLE bybit.orderbook_update IS 'Stored order-book messages, one row per message, in one transaction with its levels. The key identifies copies: a message that arrives twice is stored once.';
+COMMENT ON COLUMN bybit.orderbook_update.ts_orderbook IS 'Time of the matching engine, ms since 1970 (field cts)';
+COMMENT ON COLUMN bybit.orderbook_update.update_id IS 'Number of the update (field u)';
+COMMENT ON COLUMN bybit.orderbook_update.sequence_id IS 'Cross sequence (field seq)';
+COMMENT ON COLUMN bybit.orderbook_update.channel IS 'Market category, as spot or linear; set by the collector';
+COMMENT ON COLUMN bybit.orderbook_update.topic IS 'Topic of the stream, as orderbook.50.BTCUSDT (field topic)';
+COMMENT ON COLUMN bybit.orderbook_update.type IS 'snapshot or delta (field type)';
+
+COMMENT ON TABLE bybit."order" IS 'Executions, two rows each: the buy leg and the sell leg, both or neither. Written by the trading engine. Never trimmed: exposure, PnL and open spreads are computed from it at start.';
+COMMENT ON COLUMN bybit."order".channel IS 'Market category of the leg, as spot or linear';
+COMMENT ON COLUMN bybit."order".symbol_name IS 'Symbol of the leg, as BTCUSDT';
+COMMENT ON COLUMN bybit."order".price IS 'Price in quote coin: that of the order; with real orders the fill may differ';
+COMMENT ON COLUMN bybit."order".size IS 'Size in base coin, above 0; the same on both legs';
+COMMENT ON COLUMN bybit."order".type IS 'buy or sell';
+COMMENT ON COLUMN bybit."order".flux IS 'Cash in quote coin, without fees: -price * size for a buy, price * size for a sell';
+COMMENT ON COLUMN bybit."order".ts_orderbook IS 'Time of the matching engine (cts) of the book that this leg was traded on, ms since 1970';
+COMMENT ON COLUMN bybit."order".order_id IS 'Id given by the sender; NULL where it gave none';
+COMMENT ON COLUMN bybit."order".action IS 'Open Spread or Close Spread';
+COMMENT ON COLUMN bybit."order".spread_id IS 'The spread that is opened or closed; NULL for a close of whatever is oldest of the pair';
+COMMENT ON COLUMN bybit."order".placed_at IS 'When the trading engine executed the order, by its own clock, ms since 1970';
+COMMENT ON COLUMN bybit."order".execution_id IS 'Rises in the order of execution; shared by both legs';
+COMMENT ON COLUMN bybit."order".request_key IS 'Identifies the request of an order without order_id when the broker redelivers it';
+
+COMMENT ON TABLE bybit.refused_order IS 'Orders that were answered NOT ACK, one row each. Written by the trading engine; asked again, an order gets the same answer.';
+COMMENT ON COLUMN bybit.refused_order.execution_id IS 'From the same sequence as bybit."order".execution_id';
+COMMENT ON COLUMN bybit.refused_order.order_id IS 'Id given by the sender; NULL where it gave none';
+COMMENT ON COLUMN bybit.refused_order.request_key IS 'Identifies the request of an order without order_id';
+COMMENT ON COLUMN bybit.refused_order.info IS 'The reason that was given in the answer';
+COMMENT ON COLUMN bybit.refused_order.answered_at IS 'When the trading engine refused it, by its own clock, ms since 1970';
+
+COMMENT ON TABLE bybit.history IS 'One row: which history the order tables hold, and which trading engine accounts for it.';
+COMMENT ON COLUMN bybit.history.id IS 'Identifies the history; new when the orders are emptied';
+COMMENT ON COLUMN bybit.history.engine IS 'The trading engine process that may write; NULL until one has started';
+COMMENT ON COLUMN bybit.history.one_row IS 'Always true: keeps the table at one row';
+COMMENT ON COLUMN bybit.history.mode IS 'Kind of orders, simulated or real; NULL until an engine starts';
+COMMENT ON COLUMN bybit.history.environment IS 'Bybit''s environment: demo, testnet or mainnet; NULL until an engine starts';
+
+COMMENT ON VIEW bybit.position IS 'What is held of each instrument, from bybit."order"';
+COMMENT ON COLUMN bybit.position.channel IS 'Market category, as spot or linear';
+COMMENT ON COLUMN bybit.position.symbol_name IS 'Symbol, as BTCUSDT';
+COMMENT ON COLUMN bybit.position.size IS 'Bought less sold, in base coin: above 0 long, below 0 short';
+COMMENT ON COLUMN bybit.position.exposure IS 'Cash paid less cash received, in quote coin: -sum(flux), which MAX_RISK_OPEN_POSITION limits under RISK_MODEL=cash';
+COMMENT ON COLUMN bybit.position.executions IS 'Executions with a leg of this instrument';
+
+COMMENT ON VIEW bybit.execution IS 'Executions with both legs in one row, from bybit."order"';
+COMMENT ON COLUMN bybit.execution.execution_id IS 'Rises in the order of execution';
+COMMENT ON COLUMN bybit.execution.action IS 'Open Spread or Close Spread';
+COMMENT ON COLUMN bybit.execution.spread_id IS 'The spread that is opened or closed; NULL for a close of whatever is oldest of the pair';
+COMMENT ON COLUMN bybit.execution.order_id IS 'Id given by the sender; NULL where it gave none';
+COMMENT ON COLUMN bybit.execution.buy_channel IS 'Market category of the instrument that was bought';
+COMMENT ON COLUMN bybit.execution.buy_symbol IS 'Symbol of the instrument that was bought';
+COMMENT ON COLUMN bybit.execution.buy_price IS 'Price of the buy leg in quote coin';
+COMMENT ON COLUMN bybit.execution.sell_channel IS 'Market category of the instrument that was sold';
+COMMENT ON COLUMN bybit.execution.sell_symbol IS 'Symbol of the instrument that was sold';
+COMMENT ON COLUMN bybit.execution.sell_price IS 'Price of the sell leg in quote coin';
+COMMENT ON COLUMN bybit.execution.size IS 'Size of each leg in base coin';
+COMMENT ON COLUMN bybit.execution.cash IS 'Sum of both legs'' flux in quote coin, without fees: above 0 received, below 0 paid';
+COMMENT ON COLUMN bybit.execution.placed_at IS 'When the trading engine executed the order, by its own clock, ms since 1970';
+COMMENT ON COLUMN bybit.execution.buy_ts_orderbook IS 'Time of the matching engine (cts) of the bought instrument''s book, ms since 1970';
+COMMENT ON COLUMN bybit.execution.sell_ts_orderbook IS 'Time of the matching engine (cts) of the sold instrument''s book, ms since 1970';
+COMMENT ON COLUMN bybit.execution.buy_book_age_ms IS 'placed_at - buy_ts_orderbook: age of that book, between two clocks';
+COMMENT ON COLUMN bybit.execution.sell_book_age_ms IS 'placed_at - sell_ts_orderbook: age of that book, between two clocks';
+
+COMMENT ON VIEW bybit.spread IS 'Spreads with what they earned, from bybit."order". A close without spread_id takes from the oldest open spreads of its pair, as in the trading engine; what it takes beyond all that is open is a row per pair without execution_id and spread_id.';
+COMMENT ON COLUMN bybit.spread.execution_id IS 'The execution that opened the spread; NULL in the row of closes without a spread';
+COMMENT ON COLUMN bybit.spread.spread_id IS 'Id of the spread; one that was closed may be opened again, as another row';
+COMMENT ON COLUMN bybit.spread.long_channel IS 'Market category of the instrument that was bought to open';
+COMMENT ON COLUMN bybit.spread.long_symbol IS 'Symbol of the instrument that was bought to open';
+COMMENT ON COLUMN bybit.spread.short_channel IS 'Market category of the instrument that was sold to open';
+COMMENT ON COLUMN bybit.spread.short_symbol IS 'Symbol of the instrument that was sold to open';
+COMMENT ON COLUMN bybit.spread.opened_at IS 'placed_at of the opening, ms since 1970';
+COMMENT ON COLUMN bybit.spread.closed_at IS 'placed_at of the close that left nothing, ms since 1970; NULL while something is left';
+COMMENT ON COLUMN bybit.spread.opened_quantity IS 'Size at the opening in base coin';
+COMMENT ON COLUMN bybit.spread.closed_quantity IS 'Size that has been closed, in base coin';
+COMMENT ON COLUMN bybit.spread.left_quantity IS 'Size that is still open, in base coin';
+COMMENT ON COLUMN bybit.spread.entry_spread IS 'Price sold less price bought at the opening, in quote coin';
+COMMENT ON COLUMN bybit.spread.closed_pnl IS 'cash - entry_credit, in quote coin, without fees: what the closed part has earned; NULL in the row of closes without a spread';
+COMMENT ON COLUMN bybit.spread.entry_credit IS 'entry_spread * left_quantity, in quote coin: received at entry for what is still open, which is no profit yet';
+COMMENT ON COLUMN bybit.spread.cash IS 'Flux of the opening and of its share of closes, in quote coin, without fees: above 0 received; the sum of all rows is sum(flux)';
+COMMENT ON COLUMN bybit.spread.holding_ms IS 'closed_at - opened_at; NULL while something is left';
+
+COMMENT ON VIEW bybit.open_spread IS 'The rows of bybit.spread of which something is left';
+DO $$
+DECLARE
+  name text;
+  comment text;
+BEGIN
+  FOR name, comment IN SELECT attname, col_description(attrelid, attnum) FROM pg_attribute
+                       WHERE attrelid = 'bybit.spread'::regclass AND attnum > 0 LOOP
+    EXECUTE format('COMMENT ON COLUMN bybit.open_spread.%I IS %L', name, comment);
+  END LOOP;
+END $$;
+
+COMMENT ON VIEW bybit.pnl IS 'What each pair has earned, from bybit.spread: closed_pnl + entry_credit + cash_without_spread = cash, to the last digit';
+COMMENT ON COLUMN bybit.pnl.long_channel IS 'Market category of the instrument that was bought to open';
+COMMENT ON COLUMN bybit.pnl.long_symbol IS 'Symbol of the instrument that was bought to open';
+COMMENT ON COLUMN bybit.pnl.short_channel IS 'Market category of the instrument that was sold to open';
+COMMENT ON COLUMN bybit.pnl.short_symbol IS 'Symbol of the instrument that was sold to open';
+COMMENT ON COLUMN bybit.pnl.closed_pnl IS 'What the closed parts of the spreads have earned, in quote coin, without fees';
+COMMENT ON COLUMN bybit.pnl.entry_credit IS 'Received at entry for what is still open, in quote coin: no profit yet';
+COMMENT ON COLUMN bybit.pnl.cash_without_spread IS 'Cash of closes beyond what was open, in quote coin: of a position that no spread accounts for';
+COMMENT ON COLUMN bybit.pnl.cash IS 'Sum of flux of the pair, in quote coin';
+
+SELECT coalesce((SELECT 'TimescaleDB ' || extversion FROM pg_extension WHERE extname = 'timescaledb'),
+                'plain PostgreSQL ' || current_setting('server_version')) AS database;
