@@ -1,0 +1,152 @@
+"""The exchange as the trading engine uses it with real orders: everything about one account, composed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from blackbird.bybit.account import Account, OnEvent
+from blackbird.bybit.leg_orders import LegOrders
+from blackbird.bybit.look_ups import LookUps
+from blackbird.bybit.private_stream import Connect, PrivateStream
+from blackbird.bybit.rest import Credentials, Rest, RestError
+from blackbird.bybit.rules_book import RulesBook
+from blackbird.bybit.server_clock import ServerClock
+from blackbird.bybit.start_checks import AccountFacts, check_account
+from blackbird.runtime.backoff import Backoff
+
+logger = logging.getLogger(__name__)
+
+# A stream that is down for longer may have missed so much that no new trade is begun.
+LONGEST_GAP_MS = 5000
+# A fill that was not pushed after so long on a stream that is up will not be.
+LONGEST_PUSH_MS = 1000
+
+
+@dataclass(frozen=True)
+class ExchangeUrls:
+    """Where the account's REST interface and its private stream are."""
+
+    rest: str
+    private: str
+
+
+class Exchange:
+    """One account: `orders` sends, `account` knows and is asked. `run` keeps both up to date.
+
+    `link_prefix` is how the link ids of our orders begin, `base_fee` what is believed of spot buys before the
+    first one, `now` returns this machine's milliseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        urls: ExchangeUrls,
+        credentials: Credentials,
+        connect: Connect,
+        *,
+        link_prefix: str,
+        base_fee: Decimal,
+        now: Callable[[], int],
+        on_event: OnEvent = lambda _: None,
+    ) -> None:
+        self._rest = Rest(urls.rest, credentials)
+        self._clock = ServerClock(self._rest, now)
+        self._rules = RulesBook(self._rest)
+        self.account = Account(
+            LookUps(self._rest),
+            self._rules,
+            link_prefix=link_prefix,
+            base_fee=base_fee,
+            on_event=on_event,
+            on_missed=self._on_missed,
+        )
+        self._now = now
+        self.orders = LegOrders(
+            self._rest,
+            now=now,
+            clock_offset=lambda: self._clock.offset_ms,
+            rules=self._rules.get,
+            on_rules_refused=self.account.refresh_rules,
+        )
+        self.stream = PrivateStream(
+            urls.private,
+            credentials,
+            connect,
+            self.account.on_rows,
+            now=now,
+            clock_offset=lambda: self._clock.offset_ms,
+            on_connected=self._on_connected,
+        )
+        # Set once what the account has was asked for on the present connection of the stream.
+        self._refreshed = asyncio.Event()
+        self._stale = asyncio.Event()
+
+    @property
+    def trouble(self) -> str | None:
+        """Return why no new trade may begin, None where nothing stands against it."""
+        if self.stream.down_ms > LONGEST_GAP_MS:
+            return "the private stream is down"
+        if not self._refreshed.is_set():
+            return "what the account has is not known"
+        if self._clock.is_off:
+            return "the clocks differ"
+        return self.orders.trouble
+
+    async def start(self) -> AccountFacts:
+        """Check clock, key and account; waits for an exchange that does not answer.
+
+        Raises InvalidSetup for what a person has to put right.
+        """
+        backoff = Backoff(0.5, 10)
+        while True:
+            try:
+                return await check_account(self._rest, self._clock)
+            except RestError as error:
+                logger.warning("the exchange does not answer, no order is taken before: %s", error)
+            await asyncio.sleep(backoff.next())
+
+    async def until_ready(self) -> None:
+        """Wait until the stream is subscribed and the account's wallets are known."""
+        await self._refreshed.wait()
+
+    async def run(self) -> None:
+        """Keep stream, wallets, rules and clock up to date until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            works: tuple[Callable[[], Any], ...] = (
+                self.stream.run,
+                self._refresh,
+                self._rules.run,
+                self._clock.run,
+            )
+            for work in works:
+                tasks.create_task(work())
+
+    def _on_connected(self) -> None:
+        self._refreshed.clear()
+        self._stale.set()
+
+    def _on_missed(self, fill_time: int) -> None:
+        filled_at = fill_time - self._clock.offset_ms
+        is_late = self._now() - filled_at > LONGEST_PUSH_MS
+        if is_late and not self.stream.was_down_since(filled_at):
+            self.stream.replace("a fill was not pushed")
+
+    async def _refresh(self) -> None:
+        """Ask for what may have been missed, after each connection of the stream."""
+        backoff = Backoff(0.1, 5)
+        while True:
+            await self._stale.wait()
+            self._stale.clear()
+            try:
+                await self.account.refresh()
+            except RestError as error:
+                logger.warning("what the account has is not known: %s", error)
+                self._stale.set()
+                await asyncio.sleep(backoff.next())
+            else:
+                backoff.reset()
+                self._refreshed.set()
