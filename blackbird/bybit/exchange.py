@@ -16,7 +16,6 @@ from blackbird.bybit.private_stream import Connect, PrivateStream
 from blackbird.bybit.rest import Credentials, Rest, RestError
 from blackbird.bybit.rules_book import RulesBook
 from blackbird.bybit.server_clock import ServerClock
-from blackbird.bybit.start_checks import AccountFacts, check_account
 from blackbird.runtime.backoff import Backoff
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class ExchangeUrls:
 
 
 class Exchange:
-    """One account: `orders` sends, `account` knows and is asked. `run` keeps both up to date.
+    """One account: `legs` sends orders, `account` knows and is asked. `run` keeps both up to date.
 
     `link_prefix` is how the link ids of our orders begin, `base_fee` what is believed of spot buys before the
     first one, `now` returns this machine's milliseconds since 1970.
@@ -65,7 +64,7 @@ class Exchange:
             on_missed=self._on_missed,
         )
         self._now = now
-        self.orders = LegOrders(
+        self.legs = LegOrders(
             self._rest,
             now=now,
             clock_offset=lambda: self._clock.offset_ms,
@@ -85,7 +84,6 @@ class Exchange:
         self._refreshed = asyncio.Event()
         self._stale = asyncio.Event()
 
-    @property
     def trouble(self) -> str | None:
         """Return why no new trade may begin, None where nothing stands against it."""
         if self.stream.down_ms > LONGEST_GAP_MS:
@@ -94,24 +92,20 @@ class Exchange:
             return "what the account has is not known"
         if self._clock.is_off:
             return "the clocks differ"
-        return self.orders.trouble
+        return self.legs.trouble
 
-    async def start(self) -> AccountFacts:
-        """Check clock, key and account; waits for an exchange that does not answer.
+    def was_down_since(self, ms: int) -> bool:
+        """Return whether pushes may have been missed since this machine's time `ms`."""
+        return self.stream.was_down_since(ms)
 
-        Raises InvalidSetup for what a person has to put right.
-        """
-        backoff = Backoff(0.5, 10)
-        while True:
-            try:
-                return await check_account(self._rest, self._clock)
-            except RestError as error:
-                logger.warning("the exchange does not answer, no order is taken before: %s", error)
-            await asyncio.sleep(backoff.next())
-
-    async def until_ready(self) -> None:
-        """Wait until the stream is subscribed and the account's wallets are known."""
-        await self._refreshed.wait()
+    async def wait_until_connected(self, seconds: float) -> bool:
+        """Wait for the stream to be subscribed and the wallets to be known; return whether they are."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._refreshed.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
         """Keep stream, wallets, rules and clock up to date until cancelled."""

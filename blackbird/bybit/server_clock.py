@@ -42,14 +42,14 @@ class ServerClock:
         return self.offset_ms
 
     async def run(self) -> None:
-        """Measure once a minute."""
+        """Measure now and once a minute."""
         while True:
-            await asyncio.sleep(MEASURE_SECONDS)
+            was_off = self.is_off
             try:
-                was_off = self.is_off
                 offset = await self.measure()
             except RestError as error:
                 logger.warning("the exchange's time is not known: %s", error)
-                continue
-            if self.is_off != was_off:
-                logger.error("the exchange's clock is %d ms ahead: set this machine's clock", offset)
+            else:
+                if self.is_off != was_off:
+                    logger.error("the exchange's clock is %d ms ahead: synchronise this machine's", offset)
+            await asyncio.sleep(MEASURE_SECONDS)

@@ -5,12 +5,14 @@ https://bybit-exchange.github.io/docs/v5/user/apikey-info, .../account/account-i
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from blackbird.bybit.rest import Refusal, Rest
+from blackbird.bybit.rest import Credentials, Refusal, Rest, RestError
 from blackbird.bybit.server_clock import ServerClock
+from blackbird.runtime.backoff import Backoff
 from blackbird.runtime.process import InvalidSetup
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ LARGEST_START_OFFSET_MS = 500
 # Key unknown, signature wrong, no permission, address not allowed, key expired, account not unified ...
 KEY_CODES = frozenset({10003, 10004, 10005, 10009, 10010, 10024, 10028, 10029, 33004})
 UNIFIED = frozenset({3, 4, 5, 6})
+SHORTEST_RETRY_SECONDS = 0.5
+LONGEST_RETRY_SECONDS = 10.0
 ANY_ADDRESS = frozenset({"", "*"})
 
 
@@ -29,11 +33,23 @@ class AccountFacts(NamedTuple):
     user_id: str | None
 
 
-async def check_account(rest: Rest, clock: ServerClock) -> AccountFacts:
-    """Check everything, and return whose account it is.
+async def check_account(url: str, credentials: Credentials, now: Callable[[], int]) -> AccountFacts:
+    """Check everything as soon as the exchange answers, and return whose account it is.
 
-    Raises InvalidSetup for what a person has to put right, RestError where the exchange does not answer.
+    `now` returns this machine's milliseconds since 1970. Raises InvalidSetup for what a person has to put
+    right.
     """
+    rest = Rest(url, credentials)
+    backoff = Backoff(SHORTEST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+    while True:
+        try:
+            return await _check(rest, ServerClock(rest, now))
+        except RestError as error:
+            logger.warning("the exchange does not answer, no order is taken before: %s", error)
+        await asyncio.sleep(backoff.next())
+
+
+async def _check(rest: Rest, clock: ServerClock) -> AccountFacts:
     offset = await clock.measure()
     if abs(offset) > LARGEST_START_OFFSET_MS:
         raise InvalidSetup(

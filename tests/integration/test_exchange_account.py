@@ -17,6 +17,7 @@ from blackbird.bybit.exchange import Exchange, ExchangeUrls
 from blackbird.bybit.look_ups import LookUpFailed
 from blackbird.bybit.private_stream import PING_SECONDS
 from blackbird.bybit.rest import Credentials
+from blackbird.bybit.start_checks import check_account
 from blackbird.market.instrument import Instrument
 from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.process import InvalidSetup
@@ -57,12 +58,12 @@ def local(quiet: ExchangeProcess) -> Iterator[ExchangeProcess]:
 class Client:
     """An Exchange on the running loop, and what it handed out."""
 
-    def __init__(self, local: ExchangeProcess, *, key: str = KEY, secret: str = SECRET) -> None:
+    def __init__(self, local: ExchangeProcess) -> None:
         self.local = local
         self.events: list[Pushed] = []
         self.exchange = Exchange(
             ExchangeUrls(local.rest_url, local.private_url),
-            Credentials(key, secret),
+            Credentials(KEY, SECRET),
             Connector(ping_seconds=PING_SECONDS).connect,
             link_prefix=OURS,
             base_fee=Decimal("0.002"),
@@ -97,7 +98,7 @@ class Client:
     async def buy(self, name: str, instrument: Instrument = PERP, quantity: str = "0.15") -> str:
         """Send a limit order to buy that walks over two levels; return its link id."""
         order = LegOrder(OURS + name, instrument, "Buy", Decimal(quantity), limit=Decimal(64010))
-        sent = await self.exchange.orders.send(order, None)
+        sent = await self.exchange.legs.send(order, None)
         assert isinstance(sent, Taken)
         return order.link_id
 
@@ -107,7 +108,7 @@ async def client_of(local: ExchangeProcess) -> AsyncIterator[Client]:
     client = Client(local)
     running = asyncio.create_task(client.exchange.run())
     try:
-        await client.exchange.until_ready()
+        assert await client.exchange.wait_until_connected(PATIENCE)
         yield client
     finally:
         running.cancel()
@@ -125,10 +126,8 @@ def run(local: ExchangeProcess, work: Callable[[Client], Awaitable[None]]) -> No
 def start(local: ExchangeProcess, **keys: str) -> str | None:
     """Do the start checks and return whose account it is."""
 
-    async def main() -> str | None:
-        return (await Client(local, **keys).exchange.start()).user_id
-
-    return asyncio.run(main())
+    credentials = Credentials(keys.get("key", KEY), keys.get("secret", SECRET))
+    return asyncio.run(check_account(local.rest_url, credentials, milliseconds)).user_id
 
 
 def test_fills_and_the_end_of_an_order_are_handed_out_as_they_are_pushed(local: ExchangeProcess) -> None:
@@ -264,15 +263,15 @@ def test_stream_that_is_dropped_is_subscribed_again_and_what_was_missed_is_asked
     async def work(client: Client) -> None:
         await client.account.prepare(PERP)
         before = milliseconds()
-        assert not client.exchange.stream.was_down_since(before)
+        assert not client.exchange.was_down_since(before)
         local.fault("private_drop", how="rst", seconds=0.3)
         await client.until(lambda: not client.exchange.stream.is_connected, "the end of the connection")
-        assert client.exchange.stream.was_down_since(before)
+        assert client.exchange.was_down_since(before)
         local.fault("manual_trade", symbol="BTCPERP", side="Sell", qty="0.04")
         await client.until(lambda: client.exchange.stream.is_connected, "the next connection")
-        assert client.exchange.stream.was_down_since(before), "something may have been missed"
+        assert client.exchange.was_down_since(before), "something may have been missed"
         await client.until(lambda: client.account.position(PERP) == Decimal("-0.04"), "the position")
-        assert client.exchange.trouble is None
+        assert client.exchange.trouble() is None
         await client.over(await client.buy("after-drop", quantity="0.01"))
 
     run(local, work)
@@ -281,12 +280,14 @@ def test_stream_that_is_dropped_is_subscribed_again_and_what_was_missed_is_asked
 def test_stream_without_pushes_is_replaced_once_a_look_up_shows_it(local: ExchangeProcess) -> None:
     async def work(client: Client) -> None:
         local.fault("private_silence")
+        started = milliseconds()
+        assert not client.exchange.was_down_since(started)
         link_id = await client.buy("unheard", quantity="0.01")
 
         async def found() -> bool:
             await asyncio.sleep(0.1)
             await client.look_up(link_id)
-            return not client.exchange.stream.is_connected
+            return client.exchange.was_down_since(started)
 
         async with asyncio.timeout(PATIENCE):
             while not await found():
@@ -328,7 +329,7 @@ def test_rules_are_those_of_the_exchange_and_renewed_on_demand(local: ExchangePr
         )
         local.fault("rules", channel="linear", symbol="BTCPERP", step="0.01")
         order = LegOrder(OURS + "old-step", PERP, "Buy", Decimal("0.001"), limit=Decimal(64010))
-        await client.exchange.orders.send(order, None)
+        await client.exchange.legs.send(order, None)
         await client.until(
             lambda: (rules := client.account.rules(PERP)) is not None and rules.step == Decimal("0.01"),
             "the new step",
@@ -381,10 +382,10 @@ def test_trouble_is_said_while_the_stream_is_down(local: ExchangeProcess) -> Non
         local.fault("private_drop")
         unknown = "what the account has is not known"
         await client.until(
-            lambda: client.exchange.stream.is_connected and client.exchange.trouble == unknown, "trouble"
+            lambda: client.exchange.stream.is_connected and client.exchange.trouble() == unknown, "trouble"
         )
         local.fault("clear")
-        await client.until(lambda: client.exchange.trouble is None, "the end of it")
+        await client.until(lambda: client.exchange.trouble() is None, "the end of it")
 
     run(local, work)
 
