@@ -79,7 +79,7 @@ def stored(there: Place, load: Load) -> tuple[float, float]:
             return cursor.fetchone() is not None
 
         service = there.space.start_storage()
-        service.wait_for_line(READY)
+        wait_until(lambda: READY in service.output, "the storage service has begun")
         begin = time_of_line(service, READY)
         used = machine.cpu_seconds(service.process.pid)
         seconds = wait_until(last_is_there, f"{load.name} in the table") - begin

@@ -349,9 +349,10 @@ def test_services_wait_for_broker_and_database_that_are_not_there_yet(tmp_path: 
     try:
         services = [place.start(each) for each in ("trading_engine", "data_storage", "signal")]
         for service in services:
-            service.wait_for_line("does not serve the virtual host")
+            assert "does not serve the virtual host" in service.first_warning()
         make_virtual_host(place.environment, name)
-        services[0].wait_for_line("recovery pending, orders are held")
+        wait_for(lambda: len(services[0].warnings) > 1, "the engine misses its database")
+        assert "recovery pending, orders are held" in services[0].warnings[-1]
         client = OrderClient(place)
         client.send({"action": "List Open Spreads"}, "early")
         make_database(place.environment, name)
@@ -372,7 +373,7 @@ def test_service_that_still_waits_ends_by_itself_with_status_0(tmp_path: Path, s
     place = Workspace(tmp_path, "nowhere", {"RABBITMQ_PORT": "1", "POSTGRES_PORT": "1"})
     try:
         started = place.start(service)
-        started.wait_for_line("no broker at localhost:1")
+        assert "no broker at localhost:1" in started.first_warning()
         assert started.stop(seconds=5) == 0
     finally:
         place.close()
@@ -409,7 +410,7 @@ def test_service_that_is_told_to_end_while_it_still_imports_ends_with_status_0(
     place = Workspace(tmp_path, "nowhere", {**nowhere, "PYTHONPROFILEIMPORTTIME": "1"})
     try:
         started = place.start(service)
-        started.wait_for_line("asyncio.events")  # has just been imported
+        wait_for(lambda: "asyncio.events" in started.output, "the import that is under way")
         started.process.send_signal(number)
         assert started.process.wait(5) == 0
         assert "Traceback" not in started.output

@@ -298,7 +298,7 @@ def test_error_in_the_rules_of_one_pair_is_survived_and_told_once(
 
 def test_engine_that_is_not_there_is_missed(place: Workspace) -> None:
     signal = place.start_signal()
-    signal.wait_for_line("nobody consumes `orders`")
+    assert "nobody consumes `orders`" in signal.first_warning()
 
 
 def test_time_of_publishing_that_lies_in_the_future_does_not_keep_a_book_young(

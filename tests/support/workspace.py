@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -94,12 +95,20 @@ class Service:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_for_line(self, text: str, seconds: float = DEADLINE) -> None:
-        def seen() -> bool:
-            assert self.process.poll() is None or text in self.output, f"ended:\n{self.output}"
-            return text in self.output
+    @property
+    def warnings(self) -> list[str]:
+        """The log lines so far that ask for attention."""
+        return [line for line in self.output.splitlines() if re.match(r"\S+ \S+ (WARNING|ERROR) ", line)]
 
-        wait_for(seen, f"{text!r} in the log {self.log}", seconds)
+    def first_warning(self, seconds: float = DEADLINE) -> str:
+        """Wait until the service warns of something for the first time, and return the line."""
+
+        def warned() -> bool:
+            assert self.is_running or self.warnings, f"ended:\n{self.output}"
+            return bool(self.warnings)
+
+        wait_for(warned, f"a warning in the log {self.log}", seconds)
+        return self.warnings[0]
 
     @property
     def is_running(self) -> bool:

@@ -260,8 +260,8 @@ def test_disk_of_the_database_full_costs_no_message_and_no_execution(
     client = OrderClient(place)
     orders = [new_order() for _ in range(200)]
     assert all(answer == ACK for answer in client.settle(orders).values())
-    storage.wait_for_line("messages wait for the database: could not extend file")
-    engine.wait_for_line("executions wait in the journal for the database: could not extend file")
+    assert "messages wait for the database: could not extend file" in storage.first_warning()
+    assert "executions wait in the journal for the database: could not extend file" in engine.first_warning()
     filler.unlink()
     wait_for(lambda: updates(place) == 500)
     wait_for(lambda: len(Accounts(place).orders) == 200)
