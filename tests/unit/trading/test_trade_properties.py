@@ -1,0 +1,92 @@
+"""A trade ends with the truth and with equal legs, whatever the exchange, the network and crashes do."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blackbird.trading.leg_order import BUY, SELL
+from blackbird.trading.sent_order import MOST_SENDINGS
+from blackbird.trading.trade import WINDOW_MS, Trade, TradeState
+from blackbird.trading.unwinding import TRIES, need_to_go_back
+from tests.support.trade_model import START, Behaviour, TradeModel, new_state
+
+FATES = st.sampled_from(["taken", "taken", "taken", "reply lost", "request lost", "refused"])
+SHARES = st.sampled_from(["1", "1", "0.5", "0.377", "0.004", "0"])
+
+behaviours = st.builds(
+    Behaviour,
+    fates=st.lists(FATES, min_size=1, max_size=16),
+    filled=st.lists(SHARES, min_size=1, max_size=16),
+    # Look-ups may lag for long, as pushes or patience make up for it.
+    lags=st.lists(st.sampled_from([0, 0, 100, 2_900, 12_000]), min_size=1, max_size=8),
+    push_delays=st.lists(st.sampled_from([0, 3, 400, 2_500, None]), min_size=1, max_size=8),
+    failing_look_ups=st.integers(0, 30),
+    base_fee=st.sampled_from(["0", "0.001", "0.0018"]),
+    crash_after=st.sets(st.integers(1, 60), max_size=4),
+    crash_before=st.sets(st.integers(1, 60), max_size=4),
+)
+states = st.builds(
+    new_state,
+    is_close=st.booleans(),
+    buys_spot=st.booleans(),
+    size=st.sampled_from(["0.1", "0.001", "0.037"]),
+    base_fee=st.sampled_from(["0", "0.001"]),
+    expires_in=st.sampled_from([None, 300, 2_000, 60_000]),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(states, behaviours)
+def test_all_that_was_filled_is_known_in_the_end(state: TradeState, behaviour: Behaviour) -> None:
+    model = TradeModel(state, behaviour)
+    trade = model.run()
+    assert {fill.exec_id for fill in trade.fills} == model.fills
+
+
+@settings(max_examples=400, deadline=None)
+@given(states, behaviours)
+def test_legs_end_equal_or_every_try_was_made(state: TradeState, behaviour: Behaviour) -> None:
+    trade = TradeModel(state, behaviour).run()
+    matched, held = trade.matched, trade.held
+    for leg, has in ((trade.state.buy, held.buy), (trade.state.sell, held.sell)):
+        assert has >= matched
+        need = need_to_go_back(leg, has, matched)
+        assert need is None or _tries(trade, need.leg.rules.instrument, need.side) == TRIES
+    assert (trade.refusal is None) == (matched > 0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(states, behaviours)
+def test_what_is_sent_is_bounded(state: TradeState, behaviour: Behaviour) -> None:
+    model = TradeModel(state, behaviour)
+    trade = model.run()
+    first = [(at, order) for at, order in model.sent if order.limit is not None]
+    for link_id in ("history-trade-b1", "history-trade-s1"):
+        assert sum(order.link_id == link_id for _, order in first) <= MOST_SENDINGS
+    expires_at = state.order.expires_at
+    assert all(at <= (START + WINDOW_MS if expires_at is None else expires_at) for at, _ in first)
+    for leg in (trade.state.buy, trade.state.sell):
+        for side in (BUY, SELL):
+            assert _tries(trade, leg.rules.instrument, side) <= TRIES
+    for _, order in model.sent:
+        assert order.slippage_percent is None or order.slippage_percent <= Decimal(1)
+        rules = next(leg.rules for leg in (state.buy, state.sell) if leg.rules.instrument == order.instrument)
+        assert rules.round_down(order.quantity) == order.quantity > 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(states, behaviours)
+def test_no_order_is_sent_while_an_earlier_one_is_not_over(state: TradeState, behaviour: Behaviour) -> None:
+    model = TradeModel(state, behaviour)
+    model.run()
+    assert not model.overlaps
+
+
+def _tries(trade: Trade, instrument: object, side: str) -> int:
+    return sum(
+        not sent.may_repeat and (sent.order.instrument, sent.order.side) == (instrument, side)
+        for sent in trade.state.orders
+    )
