@@ -12,7 +12,8 @@ from blackbird.bybit.environment import SIMULATED, OrderMode
 from blackbird.market.decimals import EXACT
 from blackbird.market.instrument import Instrument
 from blackbird.runtime.process import InvalidSetup
-from blackbird.trading.orders import Execution, Order, Record, Refusal
+from blackbird.trading.orders import Order
+from blackbird.trading.records import Execution, Record, Refusal
 from database_manager import Cursor, DatabaseManager, FixedTable, RowsRejected, Table
 
 Rows = Sequence[tuple[Any, ...]]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from blackbird.trading.orders import Record
+from blackbird.trading.records import Record
 
 SYNC_SECONDS = 0.1
 

@@ -15,11 +15,11 @@ from blackbird.trading.orders import (
     NOT_ACK,
     OPEN_SPREADS,
     Order,
-    Record,
     Reply,
     decode_request,
     invalid_order,
 )
+from blackbird.trading.records import Record
 
 logger = logging.getLogger(__name__)
 

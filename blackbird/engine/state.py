@@ -17,7 +17,7 @@ from blackbird.runtime.backoff import Backoff
 from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.orders import Record
+from blackbird.trading.records import Record
 from database_manager import DatabaseUnavailable, RowsRejected
 
 logger = logging.getLogger(__name__)

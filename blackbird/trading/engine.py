@@ -26,14 +26,12 @@ from blackbird.trading.orders import (
     ORDER_PLACED,
     RISK_LIMIT_EXCEED,
     SELL_LEG_FAILED,
-    Execution,
     Order,
-    Record,
-    Refusal,
     Refused,
     Reply,
     invalid_spread,
 )
+from blackbird.trading.records import Booking, Execution, Record, Refusal
 from blackbird.trading.spreads import OpenSpreads, Pair, Spread, new_id
 
 logger = logging.getLogger(__name__)
@@ -207,6 +205,8 @@ class TradingEngine:
     # --- accounting ------------------------------------------------------------------------------
 
     def _account(self, record: Record) -> None:
+        if isinstance(record, Booking):
+            raise NotImplementedError
         if isinstance(record, Refusal):
             self._remember(record.order_id, record.request_key, record.info)
             return

@@ -230,25 +230,3 @@ def _check_text(name: str, value: str) -> None:
         raise InvalidMessage(f"{name}: expected 1 to {MAX_TEXT} characters, was {len(value)}")
     if not is_db_safe(value):
         raise InvalidMessage(f"{name}: expected text without NUL and lone surrogates, was {value!r:.80}")
-
-
-class Execution(msgspec.Struct, frozen=True, tag=True):
-    """An executed order. `execution_id` rises in the order of execution; `placed_at` is in milliseconds."""
-
-    execution_id: int
-    order: Order
-    placed_at: int
-    request_key: str | None = None
-
-
-class Refusal(msgspec.Struct, frozen=True, tag=True):
-    """An order that was answered NOT ACK, with the answer. `answered_at` is in milliseconds."""
-
-    execution_id: int
-    info: str
-    answered_at: int
-    order_id: str | None = None
-    request_key: str | None = None
-
-
-Record = Execution | Refusal

@@ -17,7 +17,8 @@ from blackbird.engine.execution_store import ExecutionStore
 from blackbird.market.book_message import decode_book
 from blackbird.market.instrument import Instrument
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.orders import Execution, Order, Record, Refusal
+from blackbird.trading.orders import Order
+from blackbird.trading.records import Execution, Record, Refusal
 from blackbird.trading.signal import Signal
 from blackbird.trading.spreads import Pair
 from config import Config

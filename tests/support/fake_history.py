@@ -8,7 +8,8 @@ from decimal import Decimal
 
 from blackbird.engine.execution_store import Fenced
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.orders import Execution, Order, Record
+from blackbird.trading.orders import Order
+from blackbird.trading.records import Execution, Record
 from tests.support.market import PERP, SPOT
 
 _numbers = itertools.count(1)

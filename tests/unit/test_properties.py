@@ -29,10 +29,7 @@ from blackbird.trading.matching_group import MatchingGroup
 from blackbird.trading.orders import (
     CLOSE_SPREAD,
     OPEN_SPREAD,
-    Execution,
     Order,
-    Record,
-    Refusal,
     Reply,
     decode_reply,
     decode_request,
@@ -40,6 +37,7 @@ from blackbird.trading.orders import (
     encode_reply,
 )
 from blackbird.trading.pair_checks import Limits
+from blackbird.trading.records import Execution, Record, Refusal
 from blackbird.trading.spreads import Pair
 from tests.support.market import (
     BEYOND_RISK,

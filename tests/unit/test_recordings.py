@@ -16,7 +16,8 @@ import pytest
 from blackbird.market.book_message import decode_book
 from blackbird.market.instrument import Instrument
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.orders import Execution, Order, Reply
+from blackbird.trading.orders import Order, Reply
+from blackbird.trading.records import Execution
 from blackbird.trading.signal import Signal
 from tests.support.market import PERP, SPOT
 from tests.support.naive_market import NaiveEngine, NaiveMarket, NaiveOrder

@@ -19,7 +19,8 @@ from blackbird.engine.requests import Request
 from blackbird.engine.state import EngineState
 from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.orders import Order, Record, Reply, decode_reply, encode_order
+from blackbird.trading.orders import Order, Reply, decode_reply, encode_order
+from blackbird.trading.records import Record
 from tests.support.fake_history import FakeHistory, new_engine, new_order
 
 PLACED = Reply("ACK", "order placed")

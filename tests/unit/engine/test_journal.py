@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from blackbird.engine.journal import Journal, JournalInUse
-from blackbird.trading.orders import Execution, Order, Record, Refusal
+from blackbird.trading.orders import Order
+from blackbird.trading.records import Execution, Record, Refusal
 from tests.support.market import PERP, SPOT
 from tests.support.workspace import HERE
 

@@ -11,7 +11,8 @@ from pika.spec import BasicProperties
 
 from blackbird.engine.requests import CRASHED, Decision, Request, decide
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.orders import QUESTION, Execution, Order, Record, Refusal, Reply
+from blackbird.trading.orders import QUESTION, Order, Reply
+from blackbird.trading.records import Execution, Record, Refusal
 
 ORDER: dict[str, Any] = {
     "action": "Open Spread",

@@ -20,7 +20,8 @@ from blackbird.storage.orderbook_store import (
     update_key,
     update_line,
 )
-from blackbird.trading.orders import Execution, Order, Refusal
+from blackbird.trading.orders import Order
+from blackbird.trading.records import Execution, Refusal
 from config import Config
 from database_manager import copy_text
 from tests.support.market import PERP, SPOT

@@ -11,16 +11,8 @@ import pytest
 
 from blackbird.market.instrument import Instrument
 from blackbird.trading.engine import TradingEngine, request_key
-from blackbird.trading.orders import (
-    CLOSE_SPREAD,
-    OPEN_SPREAD,
-    Execution,
-    OpenSpread,
-    Order,
-    Record,
-    Refusal,
-    Reply,
-)
+from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD, OpenSpread, Order, Reply
+from blackbird.trading.records import Execution, Record, Refusal
 from tests.support.market import DATED, PERP, SPOT
 
 D = Decimal
