@@ -270,6 +270,10 @@ class Settings(Servers):
                 "placed_at",
                 "execution_id",
                 "request_key",
+                "fee",
+                "trade_id",
+                "asked_price",
+                "asked_size",
             ],
         ),
     }

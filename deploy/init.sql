@@ -76,7 +76,7 @@ CREATE TABLE IF NOT EXISTS bybit."order" (
   flux         numeric NOT NULL,
   ts_orderbook bigint  NOT NULL,  -- cts of the book that this leg was traded on
   order_id     text,              -- empty where the sender gave none
-  action       text    NOT NULL,  -- Open Spread or Close Spread
+  action       text    NOT NULL,  -- Open Spread, Close Spread or Unwind
   spread_id    text,              -- empty for a close of whatever is oldest
   placed_at    bigint  NOT NULL,  -- milliseconds
   execution_id bigint  NOT NULL,  -- rises in the order of execution
@@ -84,6 +84,12 @@ CREATE TABLE IF NOT EXISTS bybit."order" (
   PRIMARY KEY (execution_id, type)
 );
 CREATE UNIQUE INDEX IF NOT EXISTS order_order_id_idx ON bybit."order" (order_id, type);
+-- What real orders add. An Unwind has bought and sold one instrument: its two rows have the same size and no order_id.
+ALTER TABLE bybit."order"
+  ADD COLUMN IF NOT EXISTS fee         numeric,  -- quote coin; empty where none was charged or it is not known
+  ADD COLUMN IF NOT EXISTS trade_id    text,     -- of a real order: its fills and leftovers have the same
+  ADD COLUMN IF NOT EXISTS asked_price numeric,  -- of a real order: the order's price, where price is that of the fills
+  ADD COLUMN IF NOT EXISTS asked_size  numeric;
 
 -- Orders that were answered NOT ACK: asked again, they get the same answer.
 CREATE TABLE IF NOT EXISTS bybit.refused_order (
@@ -92,6 +98,45 @@ CREATE TABLE IF NOT EXISTS bybit.refused_order (
   request_key  text,
   info         text   NOT NULL,
   answered_at  bigint NOT NULL      -- milliseconds
+);
+ALTER TABLE bybit.refused_order ADD COLUMN IF NOT EXISTS trade_id text;  -- of a real order whose legs were sent
+
+-- Executions of real orders as the exchange reported them, in one transaction with what they add up to.
+CREATE TABLE IF NOT EXISTS bybit.fill (
+  link_id     text    NOT NULL,  -- our id of the exchange's order
+  exec_id     text    NOT NULL,  -- the exchange's id
+  trade_id    text    NOT NULL,
+  channel     text    NOT NULL,
+  symbol_name text    NOT NULL,
+  side        text    NOT NULL CHECK (side IN ('buy', 'sell')),
+  price       numeric NOT NULL,
+  size        numeric NOT NULL,  -- before fees
+  value       numeric NOT NULL,  -- price * size
+  fee         numeric NOT NULL,  -- in fee_coin, above zero paid
+  fee_coin    text    NOT NULL,
+  exec_type   text    NOT NULL,
+  ts          bigint  NOT NULL,  -- the exchange's time, milliseconds
+  PRIMARY KEY (link_id, exec_id)
+);
+
+-- What real trades have left of one instrument. Until it is resolved it keeps spreads of its pair from being opened.
+CREATE TABLE IF NOT EXISTS bybit.leftover (
+  trade_id      text    NOT NULL,
+  number        integer NOT NULL,  -- tells those of a trade apart
+  channel       text    NOT NULL,
+  symbol_name   text    NOT NULL,
+  size          numeric NOT NULL,  -- above zero bought, below zero sold
+  flux          numeric NOT NULL,  -- signed cash: minus for bought
+  fee           numeric,
+  reason        text    NOT NULL,
+  since         bigint  NOT NULL,  -- milliseconds
+  long_channel  text,              -- the pair; empty where it blocks every pair of the instrument
+  long_symbol   text,
+  short_channel text,
+  short_symbol  text,
+  resolved_at   bigint,            -- milliseconds; empty while it is open
+  resolution    text CHECK (resolution IN ('dust', 'traded away', 'accepted')),
+  PRIMARY KEY (trade_id, number)
 );
 
 -- One row: which history the order tables hold, so that the trading engine's journal is never played into
@@ -111,7 +156,7 @@ INSERT INTO bybit.history DEFAULT VALUES ON CONFLICT DO NOTHING;
 -- Emptying a table empties what belongs to it: the system then starts from nothing.
 CREATE OR REPLACE FUNCTION bybit.forget_orders() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  TRUNCATE bybit.refused_order;
+  TRUNCATE bybit.refused_order, bybit.fill, bybit.leftover;
   UPDATE bybit.history SET id = gen_random_uuid(), mode = NULL, environment = NULL;
   RETURN NULL;
 END $$;
@@ -131,11 +176,15 @@ CREATE TRIGGER forget_updates AFTER TRUNCATE ON bybit.orderbook
 -- Views for people at a prompt. Times are milliseconds since 1970, as in the tables. Later versions may only append
 -- columns: CREATE OR REPLACE VIEW takes nothing else.
 CREATE OR REPLACE VIEW bybit.position AS
-SELECT channel, symbol_name,
-       sum(CASE type WHEN 'buy' THEN size ELSE -size END) AS size,
-       -sum(flux) AS exposure,
-       count(*) AS executions
-FROM bybit."order" GROUP BY channel, symbol_name;
+SELECT channel, symbol_name, coalesce(size, 0) AS size, coalesce(exposure, 0) AS exposure,
+       coalesce(executions, 0) AS executions,
+       coalesce(leftover_size, 0) AS leftover_size, coalesce(size, 0) + coalesce(leftover_size, 0) AS held_size
+FROM (SELECT channel, symbol_name, sum(CASE type WHEN 'buy' THEN size ELSE -size END) AS size,
+             -sum(flux) AS exposure, count(*) FILTER (WHERE action <> 'Unwind' OR type = 'buy') AS executions
+      FROM bybit."order" GROUP BY channel, symbol_name) AS traded
+FULL JOIN (SELECT channel, symbol_name, sum(size) AS leftover_size
+           FROM bybit.leftover WHERE resolution IS DISTINCT FROM 'traded away'
+           GROUP BY channel, symbol_name) AS left_over USING (channel, symbol_name);
 
 CREATE OR REPLACE VIEW bybit.execution AS
 SELECT execution_id, buy.action, buy.spread_id, buy.order_id,
@@ -144,7 +193,9 @@ SELECT execution_id, buy.action, buy.spread_id, buy.order_id,
        buy.size, buy.flux + sell.flux AS cash, buy.placed_at,
        buy.ts_orderbook AS buy_ts_orderbook, sell.ts_orderbook AS sell_ts_orderbook,
        buy.placed_at - buy.ts_orderbook AS buy_book_age_ms,
-       buy.placed_at - sell.ts_orderbook AS sell_book_age_ms
+       buy.placed_at - sell.ts_orderbook AS sell_book_age_ms,
+       buy.fee + sell.fee AS fee, buy.trade_id, buy.asked_size,
+       buy.asked_price AS buy_asked_price, sell.asked_price AS sell_asked_price
 FROM bybit."order" AS buy JOIN bybit."order" AS sell USING (execution_id)
 WHERE buy.type = 'buy' AND sell.type = 'sell';
 
@@ -157,19 +208,19 @@ WHERE buy.type = 'buy' AND sell.type = 'sell';
 -- one text with a separator (0x1F) that sorts by bytes: four columns by the rules of a language take twice the time.
 CREATE OR REPLACE VIEW bybit.spread AS
 WITH trade AS (
-  SELECT execution_id, opens, spread_id, placed_at, size, cash, price, pair,
+  SELECT execution_id, opens, spread_id, placed_at, size, cash, price, pair, fee,
          -- The execution that opened the spread. An id may be used again once its spread is closed.
          CASE WHEN opens THEN execution_id WHEN spread_id IS NOT NULL THEN
            max(execution_id) FILTER (WHERE opens) OVER (PARTITION BY spread_id COLLATE "C" ORDER BY execution_id)
          END AS opening
-  FROM (SELECT execution_id, action = 'Open Spread' AS opens, spread_id, placed_at, size, cash,
+  FROM (SELECT execution_id, action = 'Open Spread' AS opens, spread_id, placed_at, size, cash, fee,
                sell_price - buy_price AS price,
                CASE action
                WHEN 'Open Spread'
                THEN buy_channel || E'\x1f' || buy_symbol || E'\x1f' || sell_channel || E'\x1f' || sell_symbol
                ELSE sell_channel || E'\x1f' || sell_symbol || E'\x1f' || buy_channel || E'\x1f' || buy_symbol
                END COLLATE "C" AS pair
-        FROM bybit.execution) AS execution
+        FROM bybit.execution WHERE action <> 'Unwind') AS execution
 ), matched AS (
   -- Pairs with closes without a spread_id. `part` of a close is of a spread: what was open, or nothing where it names
   -- a spread that is unknown.
@@ -186,7 +237,7 @@ WITH trade AS (
          max(placed_at) FILTER (WHERE opens) AS opened_at, max(placed_at) FILTER (WHERE NOT opens) AS last_close,
          max(price) FILTER (WHERE opens) AS entry_spread,
          sum(size) FILTER (WHERE opens) AS opened, coalesce(sum(size) FILTER (WHERE NOT opens), 0) AS closed,
-         sum(cash) AS cash
+         sum(cash) AS cash, sum(fee) AS fee
   FROM trade WHERE opening IS NOT NULL GROUP BY opening
 ), ends AS (
   -- Where each spread and each close without a spread_id ends, both laid end to end; cash of the closes up to there.
@@ -194,7 +245,7 @@ WITH trade AS (
          NULL::numeric AS part, sum(opened - closed) OVER (PARTITION BY pair ORDER BY opening) AS place
   FROM named WHERE pair IN (SELECT pair FROM matched)
   UNION ALL
-  SELECT NULL, NULL, pair, NULL, NULL, NULL, NULL, NULL, NULL, true, placed_at, price,
+  SELECT NULL, NULL, pair, NULL, NULL, NULL, NULL, NULL, NULL, NULL, true, placed_at, price,
          sum(part * price) OVER (PARTITION BY pair ORDER BY execution_id), part,
          sum(part) OVER (PARTITION BY pair ORDER BY execution_id)
   FROM matched WHERE opening IS NULL AND part > 0
@@ -215,12 +266,12 @@ WITH trade AS (
   WINDOW close AS (PARTITION BY pair, close_number ORDER BY place DESC, is_close DESC)
 ), spread AS (
   SELECT opening, spread_id, pair, opened_at, last_close, entry_spread, opened, closed + taken AS closed,
-         cash + taken_cash AS cash, CASE WHEN taken > 0 THEN taken_at END AS taken_at
+         cash + taken_cash AS cash, CASE WHEN taken > 0 THEN taken_at END AS taken_at, fee
   FROM (SELECT *, taken_up_to - lag(taken_up_to, 1, 0::numeric) OVER (PARTITION BY pair ORDER BY opening) AS taken,
                cash_up_to - lag(cash_up_to, 1, 0::numeric) OVER (PARTITION BY pair ORDER BY opening) AS taken_cash
         FROM priced WHERE NOT is_close) AS taken
   UNION ALL
-  SELECT opening, spread_id, pair, opened_at, last_close, entry_spread, opened, closed, cash, NULL
+  SELECT opening, spread_id, pair, opened_at, last_close, entry_spread, opened, closed, cash, NULL, fee
   FROM named WHERE pair NOT IN (SELECT pair FROM matched)
 )
 SELECT opening AS execution_id, spread_id,
@@ -233,24 +284,53 @@ SELECT opening AS execution_id, spread_id,
        cash - entry_spread * (opened - closed) AS closed_pnl,
        entry_spread * (opened - closed) AS entry_credit,
        cash,
-       CASE WHEN opened = closed THEN greatest(last_close, taken_at) - opened_at END AS holding_ms
+       CASE WHEN opened = closed THEN greatest(last_close, taken_at) - opened_at END AS holding_ms,
+       fee
 FROM spread
 UNION ALL
 SELECT NULL, NULL, split_part(pair, E'\x1f', 1), split_part(pair, E'\x1f', 2),
        split_part(pair, E'\x1f', 3), split_part(pair, E'\x1f', 4),
-       NULL, NULL, 0, sum(size - part), 0, NULL, NULL, 0, sum(cash - part * price), NULL
+       NULL, NULL, 0, sum(size - part), 0, NULL, NULL, 0, sum(cash - part * price), NULL, NULL
 FROM matched WHERE opening IS NULL
-GROUP BY pair HAVING sum(size - part) > 0;
+-- The price of a real order is rounded: what its part times its price leaves of the cash is counted here.
+GROUP BY pair HAVING sum(size - part) > 0 OR sum(cash - part * price) <> 0;
 
 CREATE OR REPLACE VIEW bybit.open_spread AS SELECT * FROM bybit.spread WHERE left_quantity > 0;
 
+-- Pairs, and instruments by themselves for what belongs to no pair: what was unwound, and what is left over.
 CREATE OR REPLACE VIEW bybit.pnl AS
 SELECT long_channel, long_symbol, short_channel, short_symbol,
-       coalesce(sum(closed_pnl), 0) AS closed_pnl,
-       sum(entry_credit) AS entry_credit,
-       coalesce(sum(cash) FILTER (WHERE execution_id IS NULL), 0) AS cash_without_spread,
-       sum(cash) AS cash
-FROM bybit.spread GROUP BY long_channel, long_symbol, short_channel, short_symbol;
+       coalesce(sum(closed_pnl), 0) AS closed_pnl, sum(entry_credit) AS entry_credit,
+       sum(cash_without_spread) AS cash_without_spread, sum(cash) AS cash,
+       sum(unwound_cash) AS unwound_cash, sum(fee) AS fee, sum(cash) - sum(fee) AS net_cash,
+       sum(leftover_cash) AS leftover_cash
+FROM (
+  SELECT long_channel, long_symbol, short_channel, short_symbol, closed_pnl, entry_credit,
+         CASE WHEN execution_id IS NULL THEN cash ELSE 0 END AS cash_without_spread, cash,
+         0 AS unwound_cash, 0 AS fee, 0 AS leftover_cash
+  FROM bybit.spread
+  UNION ALL
+  SELECT CASE WHEN bought THEN leg.channel ELSE other.channel END,
+         CASE WHEN bought THEN leg.symbol_name ELSE other.symbol_name END,
+         CASE WHEN bought THEN other.channel ELSE leg.channel END,
+         CASE WHEN bought THEN other.symbol_name ELSE leg.symbol_name END, 0, 0, 0, 0, 0, leg.fee, 0
+  FROM (SELECT *, (type = 'buy') = (action = 'Open Spread') AS bought FROM bybit."order" WHERE fee IS NOT NULL) AS leg
+  JOIN bybit."order" AS other ON other.execution_id = leg.execution_id AND other.type <> leg.type
+  WHERE leg.action <> 'Unwind'
+  UNION ALL
+  SELECT channel, symbol_name, NULL, NULL, 0, 0, 0, flux, flux, coalesce(fee, 0), 0
+  FROM bybit."order" WHERE action = 'Unwind'
+  UNION ALL
+  SELECT channel, symbol_name, NULL, NULL, 0, 0, 0, 0, 0, coalesce(fee, 0), flux
+  FROM bybit.leftover WHERE resolution IS DISTINCT FROM 'traded away'
+) AS part
+GROUP BY long_channel, long_symbol, short_channel, short_symbol;
+
+-- What waits to be traded away or accepted.
+CREATE OR REPLACE VIEW bybit.open_leftover AS
+SELECT trade_id, number, channel, symbol_name, size, round(abs(flux / size), 12) AS price, reason, since,
+       long_channel, long_symbol, short_channel, short_symbol
+FROM bybit.leftover WHERE resolved_at IS NULL;
 
 COMMENT ON TABLE bybit.orderbook IS 'Price levels of stored order-book messages, one row per level. Source: Bybit''s public stream, written by the data storage service. Times in milliseconds since 1970.';
 COMMENT ON COLUMN bybit.orderbook.topic IS 'Topic of the stream, as orderbook.50.BTCUSDT (field topic)';
@@ -279,17 +359,21 @@ COMMENT ON COLUMN bybit.orderbook_update.number IS 'Order of publishing over all
 COMMENT ON TABLE bybit."order" IS 'Executions, two rows each: the buy leg and the sell leg, both or neither. Written by the trading engine. Never trimmed: exposure, PnL and open spreads are computed from it at start.';
 COMMENT ON COLUMN bybit."order".channel IS 'Market category of the leg, as spot or linear';
 COMMENT ON COLUMN bybit."order".symbol_name IS 'Symbol of the leg, as BTCUSDT';
-COMMENT ON COLUMN bybit."order".price IS 'Price in quote coin: that of the order; with real orders the fill may differ';
+COMMENT ON COLUMN bybit."order".price IS 'Price in quote coin: that of the order; of a real order the average of its fills in 12 decimals';
 COMMENT ON COLUMN bybit."order".size IS 'Size in base coin, above 0; the same on both legs';
 COMMENT ON COLUMN bybit."order".type IS 'buy or sell';
-COMMENT ON COLUMN bybit."order".flux IS 'Cash in quote coin, without fees: -price * size for a buy, price * size for a sell';
-COMMENT ON COLUMN bybit."order".ts_orderbook IS 'Time of the matching engine (cts) of the book that this leg was traded on, ms since 1970';
+COMMENT ON COLUMN bybit."order".flux IS 'Cash in quote coin, without fees: -price * size for a buy, price * size for a sell; of a real order exactly that of its fills';
+COMMENT ON COLUMN bybit."order".ts_orderbook IS 'Time of the matching engine (cts) of the book that this leg was traded on, ms since 1970; of an Unwind the exchange''s time of the last fill';
 COMMENT ON COLUMN bybit."order".order_id IS 'Id given by the sender; NULL where it gave none';
-COMMENT ON COLUMN bybit."order".action IS 'Open Spread or Close Spread';
+COMMENT ON COLUMN bybit."order".action IS 'Open Spread or Close Spread; Unwind where a real trade bought and sold the same size of one instrument, because its legs came out unequal';
 COMMENT ON COLUMN bybit."order".spread_id IS 'The spread that is opened or closed; NULL for a close of whatever is oldest of the pair';
 COMMENT ON COLUMN bybit."order".placed_at IS 'When the trading engine executed the order, by its own clock, ms since 1970';
 COMMENT ON COLUMN bybit."order".execution_id IS 'Rises in the order of execution; shared by both legs';
 COMMENT ON COLUMN bybit."order".request_key IS 'Identifies the request of an order without order_id when the broker redelivers it';
+COMMENT ON COLUMN bybit."order".fee IS 'Fee of the leg in quote coin, above 0 paid, below 0 received; a fee taken in base coin at the price of its fill. NULL for a simulated order without TAKER_FEE_SPOT and TAKER_FEE_LINEAR, and for a fee in a coin of unknown price';
+COMMENT ON COLUMN bybit."order".trade_id IS 'Identifies the real trade: bybit.fill and bybit.leftover have the same; NULL for a simulated order';
+COMMENT ON COLUMN bybit."order".asked_price IS 'Price of the order, where price is that of its fills; NULL for a simulated order and an Unwind';
+COMMENT ON COLUMN bybit."order".asked_size IS 'Size of the order, where size is what both legs have executed; NULL for a simulated order and an Unwind';
 
 COMMENT ON TABLE bybit.refused_order IS 'Orders that were answered NOT ACK, one row each. Written by the trading engine; asked again, an order gets the same answer.';
 COMMENT ON COLUMN bybit.refused_order.execution_id IS 'From the same sequence as bybit."order".execution_id';
@@ -297,6 +381,39 @@ COMMENT ON COLUMN bybit.refused_order.order_id IS 'Id given by the sender; NULL 
 COMMENT ON COLUMN bybit.refused_order.request_key IS 'Identifies the request of an order without order_id';
 COMMENT ON COLUMN bybit.refused_order.info IS 'The reason that was given in the answer';
 COMMENT ON COLUMN bybit.refused_order.answered_at IS 'When the trading engine refused it, by its own clock, ms since 1970';
+COMMENT ON COLUMN bybit.refused_order.trade_id IS 'Identifies the real trade whose legs were sent; NULL where nothing was sent';
+
+COMMENT ON TABLE bybit.fill IS 'Executions of real orders as the exchange reported them. Written by the trading engine when the trade is over, in one transaction with what they add up to.';
+COMMENT ON COLUMN bybit.fill.link_id IS 'Our id of the order at the exchange (orderLinkId)';
+COMMENT ON COLUMN bybit.fill.exec_id IS 'The exchange''s id of the execution (execId)';
+COMMENT ON COLUMN bybit.fill.trade_id IS 'Identifies the trade that the order belongs to';
+COMMENT ON COLUMN bybit.fill.channel IS 'Market category, as spot or linear';
+COMMENT ON COLUMN bybit.fill.symbol_name IS 'Symbol, as BTCUSDT';
+COMMENT ON COLUMN bybit.fill.side IS 'buy or sell';
+COMMENT ON COLUMN bybit.fill.price IS 'Price in quote coin (execPrice)';
+COMMENT ON COLUMN bybit.fill.size IS 'Size in base coin, above 0, before fees (execQty)';
+COMMENT ON COLUMN bybit.fill.value IS 'price * size in quote coin';
+COMMENT ON COLUMN bybit.fill.fee IS 'Fee in fee_coin, above 0 paid, below 0 received (execFee)';
+COMMENT ON COLUMN bybit.fill.fee_coin IS 'Coin of the fee (feeCurrency): on spot the base coin for a buy';
+COMMENT ON COLUMN bybit.fill.exec_type IS 'Kind of execution (execType), as Trade';
+COMMENT ON COLUMN bybit.fill.ts IS 'The exchange''s time of the execution, ms since 1970 (execTime)';
+
+COMMENT ON TABLE bybit.leftover IS 'What real trades have left of one instrument: bought and not sold again, or the other way round. Written by the trading engine.';
+COMMENT ON COLUMN bybit.leftover.trade_id IS 'Identifies the trade that has left it';
+COMMENT ON COLUMN bybit.leftover.number IS 'Tells the leftovers of a trade apart';
+COMMENT ON COLUMN bybit.leftover.channel IS 'Market category, as spot or linear';
+COMMENT ON COLUMN bybit.leftover.symbol_name IS 'Symbol, as BTCUSDT';
+COMMENT ON COLUMN bybit.leftover.size IS 'Size in base coin, after fees in base coin: above 0 bought, below 0 sold';
+COMMENT ON COLUMN bybit.leftover.flux IS 'Cash in quote coin, without fees: below 0 paid, above 0 received';
+COMMENT ON COLUMN bybit.leftover.fee IS 'Fee in quote coin, as in bybit."order"';
+COMMENT ON COLUMN bybit.leftover.reason IS 'Why it is left; dust is too small to be traded and blocks nothing';
+COMMENT ON COLUMN bybit.leftover.since IS 'When it was booked, by the trading engine''s clock, ms since 1970';
+COMMENT ON COLUMN bybit.leftover.long_channel IS 'Market category of the long leg of the pair whose opens it blocks; NULL where it blocks every pair of its instrument';
+COMMENT ON COLUMN bybit.leftover.long_symbol IS 'Symbol of the long leg of that pair';
+COMMENT ON COLUMN bybit.leftover.short_channel IS 'Market category of the short leg of that pair';
+COMMENT ON COLUMN bybit.leftover.short_symbol IS 'Symbol of the short leg of that pair';
+COMMENT ON COLUMN bybit.leftover.resolved_at IS 'When it was resolved, ms since 1970; NULL while it is open';
+COMMENT ON COLUMN bybit.leftover.resolution IS 'dust: too small to be traded; traded away: in an Unwind of bybit."order" now; accepted: left as it is, by request. All but what was traded away still count as held';
 
 COMMENT ON TABLE bybit.history IS 'One row: which history the order tables hold, and which trading engine accounts for it.';
 COMMENT ON COLUMN bybit.history.id IS 'Identifies the history; new when the orders are emptied';
@@ -311,10 +428,12 @@ COMMENT ON COLUMN bybit.position.symbol_name IS 'Symbol, as BTCUSDT';
 COMMENT ON COLUMN bybit.position.size IS 'Bought less sold, in base coin: above 0 long, below 0 short';
 COMMENT ON COLUMN bybit.position.exposure IS 'Cash paid less cash received, in quote coin: -sum(flux), which MAX_RISK_OPEN_POSITION limits under RISK_MODEL=cash';
 COMMENT ON COLUMN bybit.position.executions IS 'Executions with a leg of this instrument';
+COMMENT ON COLUMN bybit.position.leftover_size IS 'What real trades have left of it, dust included, in base coin: above 0 long, below 0 short';
+COMMENT ON COLUMN bybit.position.held_size IS 'size + leftover_size: what the fills of Blackbird''s orders, less fees in base coin, add up to';
 
 COMMENT ON VIEW bybit.execution IS 'Executions with both legs in one row, from bybit."order"';
 COMMENT ON COLUMN bybit.execution.execution_id IS 'Rises in the order of execution';
-COMMENT ON COLUMN bybit.execution.action IS 'Open Spread or Close Spread';
+COMMENT ON COLUMN bybit.execution.action IS 'Open Spread, Close Spread or Unwind: see bybit."order"';
 COMMENT ON COLUMN bybit.execution.spread_id IS 'The spread that is opened or closed; NULL for a close of whatever is oldest of the pair';
 COMMENT ON COLUMN bybit.execution.order_id IS 'Id given by the sender; NULL where it gave none';
 COMMENT ON COLUMN bybit.execution.buy_channel IS 'Market category of the instrument that was bought';
@@ -330,6 +449,11 @@ COMMENT ON COLUMN bybit.execution.buy_ts_orderbook IS 'Time of the matching engi
 COMMENT ON COLUMN bybit.execution.sell_ts_orderbook IS 'Time of the matching engine (cts) of the sold instrument''s book, ms since 1970';
 COMMENT ON COLUMN bybit.execution.buy_book_age_ms IS 'placed_at - buy_ts_orderbook: age of that book, between two clocks';
 COMMENT ON COLUMN bybit.execution.sell_book_age_ms IS 'placed_at - sell_ts_orderbook: age of that book, between two clocks';
+COMMENT ON COLUMN bybit.execution.fee IS 'Fees of both legs in quote coin, above 0 paid; NULL where that of a leg is';
+COMMENT ON COLUMN bybit.execution.trade_id IS 'Identifies the real trade; NULL for a simulated order';
+COMMENT ON COLUMN bybit.execution.asked_size IS 'Size of the real order; size is what was executed';
+COMMENT ON COLUMN bybit.execution.buy_asked_price IS 'Price of the real order''s buy leg; buy_price is that of its fills';
+COMMENT ON COLUMN bybit.execution.sell_asked_price IS 'Price of the real order''s sell leg; sell_price is that of its fills';
 
 COMMENT ON VIEW bybit.spread IS 'Spreads with what they earned, from bybit."order". A close without spread_id takes from the oldest open spreads of its pair, as in the trading engine; what it takes beyond all that is open is a row per pair without execution_id and spread_id.';
 COMMENT ON COLUMN bybit.spread.execution_id IS 'The execution that opened the spread; NULL in the row of closes without a spread';
@@ -346,8 +470,9 @@ COMMENT ON COLUMN bybit.spread.left_quantity IS 'Size that is still open, in bas
 COMMENT ON COLUMN bybit.spread.entry_spread IS 'Price sold less price bought at the opening, in quote coin';
 COMMENT ON COLUMN bybit.spread.closed_pnl IS 'cash - entry_credit, in quote coin, without fees: what the closed part has earned; NULL in the row of closes without a spread';
 COMMENT ON COLUMN bybit.spread.entry_credit IS 'entry_spread * left_quantity, in quote coin: received at entry for what is still open, which is no profit yet';
-COMMENT ON COLUMN bybit.spread.cash IS 'Flux of the opening and of its share of closes, in quote coin, without fees: above 0 received; the sum of all rows is sum(flux)';
+COMMENT ON COLUMN bybit.spread.cash IS 'Flux of the opening and of its share of closes, in quote coin, without fees: above 0 received; the sum of all rows is sum(flux) of all but Unwind';
 COMMENT ON COLUMN bybit.spread.holding_ms IS 'closed_at - opened_at; NULL while something is left';
+COMMENT ON COLUMN bybit.spread.fee IS 'Fees of the opening and of the closes that name the spread, in quote coin; NULL where none is known';
 
 COMMENT ON VIEW bybit.open_spread IS 'The rows of bybit.spread of which something is left';
 DO $$
@@ -361,15 +486,33 @@ BEGIN
   END LOOP;
 END $$;
 
-COMMENT ON VIEW bybit.pnl IS 'What each pair has earned, from bybit.spread: closed_pnl + entry_credit + cash_without_spread = cash, to the last digit';
-COMMENT ON COLUMN bybit.pnl.long_channel IS 'Market category of the instrument that was bought to open';
-COMMENT ON COLUMN bybit.pnl.long_symbol IS 'Symbol of the instrument that was bought to open';
-COMMENT ON COLUMN bybit.pnl.short_channel IS 'Market category of the instrument that was sold to open';
-COMMENT ON COLUMN bybit.pnl.short_symbol IS 'Symbol of the instrument that was sold to open';
+COMMENT ON VIEW bybit.pnl IS 'What each pair has earned, and in rows without a short leg what was unwound and is left over of an instrument: closed_pnl + entry_credit + cash_without_spread + unwound_cash = cash, to the last digit';
+COMMENT ON COLUMN bybit.pnl.long_channel IS 'Market category of the instrument that was bought to open, or of the instrument by itself';
+COMMENT ON COLUMN bybit.pnl.long_symbol IS 'Symbol of the instrument that was bought to open, or of the instrument by itself';
+COMMENT ON COLUMN bybit.pnl.short_channel IS 'Market category of the instrument that was sold to open; NULL for an instrument by itself';
+COMMENT ON COLUMN bybit.pnl.short_symbol IS 'Symbol of the instrument that was sold to open; NULL for an instrument by itself';
 COMMENT ON COLUMN bybit.pnl.closed_pnl IS 'What the closed parts of the spreads have earned, in quote coin, without fees';
 COMMENT ON COLUMN bybit.pnl.entry_credit IS 'Received at entry for what is still open, in quote coin: no profit yet';
 COMMENT ON COLUMN bybit.pnl.cash_without_spread IS 'Cash of closes beyond what was open, in quote coin: of a position that no spread accounts for';
-COMMENT ON COLUMN bybit.pnl.cash IS 'Sum of flux of the pair, in quote coin';
+COMMENT ON COLUMN bybit.pnl.cash IS 'Sum of flux, in quote coin, without fees; the sum of all rows is sum(flux)';
+COMMENT ON COLUMN bybit.pnl.unwound_cash IS 'Sum of flux of Unwind, in quote coin: what unequal legs have cost';
+COMMENT ON COLUMN bybit.pnl.fee IS 'Fees that are known, in quote coin, above 0 paid';
+COMMENT ON COLUMN bybit.pnl.net_cash IS 'cash - fee';
+COMMENT ON COLUMN bybit.pnl.leftover_cash IS 'Cash of what is left over, in quote coin, which is not part of cash: below 0 paid for what was bought';
+
+COMMENT ON VIEW bybit.open_leftover IS 'Leftovers that are not resolved: each keeps spreads of its pair from being opened';
+COMMENT ON COLUMN bybit.open_leftover.trade_id IS 'Identifies the trade that has left it';
+COMMENT ON COLUMN bybit.open_leftover.number IS 'Tells the leftovers of a trade apart';
+COMMENT ON COLUMN bybit.open_leftover.channel IS 'Market category, as spot or linear';
+COMMENT ON COLUMN bybit.open_leftover.symbol_name IS 'Symbol, as BTCUSDT';
+COMMENT ON COLUMN bybit.open_leftover.size IS 'Size in base coin: above 0 bought, below 0 sold';
+COMMENT ON COLUMN bybit.open_leftover.price IS 'Average price of it in quote coin, in 12 decimals';
+COMMENT ON COLUMN bybit.open_leftover.reason IS 'Why it is left';
+COMMENT ON COLUMN bybit.open_leftover.since IS 'When it was booked, by the trading engine''s clock, ms since 1970';
+COMMENT ON COLUMN bybit.open_leftover.long_channel IS 'Market category of the long leg of the pair whose opens it blocks; NULL for every pair of its instrument';
+COMMENT ON COLUMN bybit.open_leftover.long_symbol IS 'Symbol of the long leg of that pair';
+COMMENT ON COLUMN bybit.open_leftover.short_channel IS 'Market category of the short leg of that pair';
+COMMENT ON COLUMN bybit.open_leftover.short_symbol IS 'Symbol of the short leg of that pair';
 
 SELECT coalesce((SELECT 'TimescaleDB ' || extversion FROM pg_extension WHERE extname = 'timescaledb'),
                 'plain PostgreSQL ' || current_setting('server_version')) AS database;

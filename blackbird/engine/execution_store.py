@@ -1,54 +1,51 @@
-"""The trading engine's history in the database: executions as two rows each, refusals as one."""
+"""The trading engine's history in the database: executions as two rows each, refusals as one.
+
+What came of a real trade, with its fills and leftovers, is written in one transaction.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from decimal import Decimal
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from blackbird.bybit.environment import SIMULATED, OrderMode
-from blackbird.market.decimals import EXACT
-from blackbird.market.instrument import Instrument
+from blackbird.engine.history_rows import (
+    FILLS,
+    LEFTOVERS,
+    REFUSED_ORDERS,
+    LeftoverRow,
+    OrderRow,
+    RefusedOrderRow,
+    executions,
+    fill_row,
+    leftover_row,
+    leftovers,
+    order_rows,
+    refusals,
+    refused_order_row,
+    unwind_rows,
+)
 from blackbird.runtime.process import InvalidSetup
-from blackbird.trading.orders import Order
-from blackbird.trading.records import Execution, Record, Refusal
-from database_manager import Cursor, DatabaseManager, FixedTable, RowsRejected, Table
+from blackbird.trading.records import (
+    TRADED_AWAY,
+    Booking,
+    Execution,
+    Record,
+    Refusal,
+    Resolved,
+    Stored,
+)
+from database_manager import Cursor, DatabaseManager, RowsRejected, Table
 
-Rows = Sequence[tuple[Any, ...]]
-Side = Literal["buy", "sell"]
+Row = tuple[Any, ...]
 
-
-class OrderRow(NamedTuple):
-    """One leg of an execution, as `bybit."order"` has it; `flux` is signed cash, minus for the buy leg."""
-
-    channel: str
-    symbol_name: str
-    price: Decimal
-    size: Decimal
-    type: Side
-    flux: Decimal
-    ts_orderbook: int
-    order_id: str | None
-    action: Literal["Open Spread", "Close Spread"]
-    spread_id: str | None
-    placed_at: int
-    execution_id: int
-    request_key: str | None
-
-
-class RefusedOrderRow(NamedTuple):
-    """A refusal, as `bybit.refused_order` has it."""
-
-    execution_id: int
-    info: str
-    answered_at: int
-    order_id: str | None
-    request_key: str | None
-
-
-REFUSED_ORDERS = FixedTable("bybit.refused_order", RefusedOrderRow._fields)
+# Updating what is resolved already, as after a crash before the journal was cleared, changes nothing.
+_RESOLVE = (
+    "UPDATE bybit.leftover SET resolution = %s, resolved_at = %s"
+    " WHERE trade_id = %s AND number = %s AND resolved_at IS NULL"
+)
 
 
 class Fenced(Exception):
@@ -124,121 +121,89 @@ class ExecutionStore:
 
         Raises Fenced where another engine has claimed the history since.
         """
-        executed = [
-            self._in_table_order(row)
-            for record in records
-            if isinstance(record, Execution)
-            for row in order_rows(record)
-        ]
-        refused = [refused_order_row(record) for record in records if isinstance(record, Refusal)]
+        rows = _Rows(self._in_table_order)
+        for record in records:
+            rows.add(record)
         try:
-            self._write(self._database.copy_rows, executed, refused)
+            self._write(self._database.copy_rows, rows)
         except RowsRejected:
             # Some are stored already, as after a crash between commit and clearing of the journal.
-            self._write(self._database.insert, executed, refused)
+            self._write(self._database.insert, rows)
 
-    def _write(self, write: Callable[[Cursor, Table, Rows], None], executed: Rows, refused: Rows) -> None:
+    def _write(self, write: Callable[[Cursor, Table, Sequence[Row]], None], rows: _Rows) -> None:
+        tables = (
+            (self._orders, rows.orders),
+            (REFUSED_ORDERS, rows.refused),
+            (FILLS, rows.fills),
+            (LEFTOVERS, rows.leftovers),
+        )
+
         def work(cursor: Cursor) -> None:
             cursor.execute("SELECT engine::text FROM bybit.history FOR SHARE")
             row = cursor.fetchone()
             if row is None or row[0] != self._owner:
                 raise Fenced("another trading engine works on this database now")
-            if executed:
-                write(cursor, self._orders, executed)
-            if refused:
-                write(cursor, REFUSED_ORDERS, refused)
+            for table, of_table in tables:
+                if of_table:
+                    write(cursor, table, of_table)
+            for each in rows.resolved:
+                cursor.execute(_RESOLVE, (each.resolution, each.resolved_at, each.trade_id, each.number))
 
         self._database.transaction(work)
 
-    def replay(self, recover: Callable[[Iterable[Record]], None]) -> None:
-        """Give all executions, oldest first, and then all refusals to `recover`."""
+    def replay(self, recover: Callable[[Iterable[Stored]], None]) -> None:
+        """Give all executions, oldest first, then all refusals and all leftovers to `recover`."""
         columns = ", ".join(OrderRow._fields)
         executed = f"SELECT {columns} FROM {self._orders.name} ORDER BY execution_id, type"  # noqa: S608
         columns = ", ".join(RefusedOrderRow._fields)
         refused = f"SELECT {columns} FROM {REFUSED_ORDERS.name}"  # noqa: S608
+        columns = ", ".join(LeftoverRow._fields)
+        # What was traded away is among the executions.
+        left = (
+            f"SELECT {columns} FROM {LEFTOVERS.name}"  # noqa: S608
+            f" WHERE resolution IS DISTINCT FROM '{TRADED_AWAY}' ORDER BY since, trade_id, number"
+        )
 
         def work(cursor: Cursor) -> None:
             recover(executions(map(OrderRow._make, self._database.rows(cursor, executed))))
             recover(refusals(map(RefusedOrderRow._make, self._database.rows(cursor, refused))))
+            recover(leftovers(map(LeftoverRow._make, self._database.rows(cursor, left))))
 
         self._database.transaction(work)
+
+
+class _Rows:
+    """The rows of a batch of records, by table; those of executions in the order of the table's columns."""
+
+    def __init__(self, in_table_order: Callable[[OrderRow], Row]) -> None:
+        self._in_table_order = in_table_order
+        self.orders: list[Row] = []
+        self.refused: list[Row] = []
+        self.fills: list[Row] = []
+        self.leftovers: list[Row] = []
+        self.resolved: list[Resolved] = []
+
+    def add(self, record: Record) -> None:
+        """Add the rows of a record."""
+        if isinstance(record, Execution):
+            self.orders += map(self._in_table_order, order_rows(record))
+        elif isinstance(record, Refusal):
+            self.refused.append(refused_order_row(record))
+        else:
+            self._add_booking(record)
+
+    def _add_booking(self, booking: Booking) -> None:
+        answer = booking.execution or booking.refusal
+        if answer is not None:
+            self.add(answer)
+        for unwind in booking.unwinds:
+            self.orders += map(self._in_table_order, unwind_rows(unwind))
+        self.fills += [fill_row(fill, booking.trade_id) for fill in booking.fills]
+        self.leftovers += map(leftover_row, booking.leftovers)
+        self.resolved += booking.resolved
 
 
 def _only_row(cursor: Cursor) -> tuple[Any, ...]:
     row = cursor.fetchone()
     assert row is not None  # noqa: S101 - init.sql inserts the only row of bybit.history
     return row
-
-
-def order_rows(execution: Execution) -> tuple[OrderRow, OrderRow]:
-    """Return the rows of the buy leg and of the sell leg."""
-    order = execution.order
-    # Exact: a unary minus would round to the 28 digits of the default context.
-    paid = EXACT.multiply(order.buy_price, order.size).copy_negate()
-    received = EXACT.multiply(order.sell_price, order.size)
-    return (
-        _order_row(execution, order.buy, order.buy_price, "buy", paid, order.ts_buy),
-        _order_row(execution, order.sell, order.sell_price, "sell", received, order.ts_sell),
-    )
-
-
-def _order_row(
-    execution: Execution, leg: Instrument, price: Decimal, side: Side, flux: Decimal, ts_orderbook: int
-) -> OrderRow:
-    order = execution.order
-    return OrderRow(
-        leg.channel,
-        leg.symbol,
-        price,
-        order.size,
-        side,
-        flux,
-        ts_orderbook,
-        order.order_id,
-        order.action,
-        order.spread_id,
-        execution.placed_at,
-        execution.execution_id,
-        execution.request_key,
-    )
-
-
-def executions(rows: Iterator[OrderRow]) -> Iterator[Execution]:
-    """Return executions from rows in the order buy leg, sell leg, buy leg, sell leg."""
-    for buy, sell in zip(rows, rows, strict=True):
-        order = Order(
-            action=buy.action,
-            buy=Instrument(buy.channel, buy.symbol_name),
-            buy_price=buy.price,
-            sell=Instrument(sell.channel, sell.symbol_name),
-            sell_price=sell.price,
-            size=buy.size,
-            ts_buy=buy.ts_orderbook,
-            ts_sell=sell.ts_orderbook,
-            order_id=buy.order_id,
-            spread_id=buy.spread_id,
-        )
-        yield Execution(buy.execution_id, order, buy.placed_at, buy.request_key)
-
-
-def refused_order_row(refusal: Refusal) -> RefusedOrderRow:
-    """Return the row of a refusal."""
-    return RefusedOrderRow(
-        execution_id=refusal.execution_id,
-        info=refusal.info,
-        answered_at=refusal.answered_at,
-        order_id=refusal.order_id,
-        request_key=refusal.request_key,
-    )
-
-
-def refusals(rows: Iterable[RefusedOrderRow]) -> Iterator[Refusal]:
-    """Return refusals from their rows."""
-    for row in rows:
-        yield Refusal(
-            execution_id=row.execution_id,
-            info=row.info,
-            answered_at=row.answered_at,
-            order_id=row.order_id,
-            request_key=row.request_key,
-        )

@@ -17,7 +17,7 @@ from blackbird.runtime.backoff import Backoff
 from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.records import Record
+from blackbird.trading.records import Record, Stored
 from database_manager import DatabaseUnavailable, RowsRejected
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class History(Protocol):
     def add(self, records: Sequence[Record]) -> None:
         """Store records, all or none; raises Fenced where another engine is active."""
 
-    def replay(self, recover: Callable[[Iterable[Record]], None]) -> None:
+    def replay(self, recover: Callable[[Iterable[Stored]], None]) -> None:
         """Give everything stored to `recover`."""
 
 

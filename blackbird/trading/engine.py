@@ -1,43 +1,54 @@
 """The trading engine's core: which orders are executed, and what they make of exposure, PnL and open spreads.
 
-Without broker or database. `TradingEngine.execute` decides on an order and returns the record of it;
-`TradingEngine.recover` takes the records of earlier runs through the same accounting.
+Without broker or database. A simulated order is decided and executed in one go: `TradingEngine.execute`
+returns the record of it. A real one takes time: it is checked and its possible outcome reserved, the trade
+desk sends its legs, and `TradingEngine.book` accounts for what came of them. `TradingEngine.recover` takes
+the records of earlier runs through the same accounting.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
+from blackbird.trading.cooldown import Cooldown
+from blackbird.trading.ledger import Ledger, executed, fingerprint, reply
 from blackbird.trading.orders import (
-    ACK,
     ALREADY_PLACED,
     BUY_LEG_FAILED,
+    COOLING_DOWN,
     EXPIRED,
-    NOT_ACK,
+    LEFTOVER,
+    NOT_PLACED,
     OPEN_SPREAD,
-    ORDER_PLACED,
-    RISK_LIMIT_EXCEED,
     SELL_LEG_FAILED,
     Order,
     Refused,
     Reply,
     invalid_spread,
 )
-from blackbird.trading.records import Booking, Execution, Record, Refusal
-from blackbird.trading.spreads import OpenSpreads, Pair, Spread, new_id
+from blackbird.trading.records import (
+    Amendment,
+    Booking,
+    Execution,
+    Record,
+    Refusal,
+    TradeOutcome,
+    Unwind,
+    Unwound,
+)
+from blackbird.trading.reservations import Reservations
+from blackbird.trading.risk import RiskLimit, RiskModel
+from blackbird.trading.spreads import Pair, new_id
 
 logger = logging.getLogger(__name__)
-
-RiskModel = Literal["cash", "position"]
-Exposures = tuple[tuple[Decimal, Decimal], tuple[Decimal, Decimal]]
 
 
 class LegSender(Protocol):
@@ -53,11 +64,10 @@ class LegSender(Protocol):
 class TradingEngine:
     """Exposure, PnL, known orders and open spreads, and the checks an order passes before it changes them.
 
-    `limit` is the largest exposure of a leg in quote coin. By the `risk_model` "cash", the owner's formula,
-    the exposure of a leg is the cash paid for it less the cash received, which drifts by what each round trip
-    earns; by "position" it is the position in base coin times the order's price. `unique_order` refuses
-    copies of orders that have no id, `clock` returns milliseconds since 1970. With `exchange` orders are sent
-    there, without it every order that passes the checks counts as executed at its prices.
+    `limit` and `risk_model` see RiskLimit. `unique_order` refuses copies of orders that have no id, `clock`
+    returns milliseconds since 1970. `fee_rates` are those of a simulation by channel, as fractions of an
+    order's value. A pair of which a real leg failed is not opened for `pair_cooldown_ms`. With `exchange`
+    orders are sent there, without it every order that passes the checks counts as executed at its prices.
     """
 
     def __init__(
@@ -68,82 +78,157 @@ class TradingEngine:
         clock: Callable[[], int],
         risk_model: RiskModel = "cash",
         exchange: LegSender | None = None,
+        fee_rates: Mapping[str, Decimal] | None = None,
+        pair_cooldown_ms: int = 0,
     ) -> None:
-        # Above zero long, below short: cash exposure in quote coin, position in base coin.
-        self.risks: dict[Instrument, Decimal] = {}
-        self.positions: dict[Instrument, Decimal] = {}
-        self.pnl = ZERO
-        self.orders: dict[str, str] = {}  # order id, or key of a request without one -> its first answer
-        self.spreads = OpenSpreads()
-        self._limit = limit
+        self._ledger = ledger = Ledger(unique_order=unique_order)
+        self.risks = ledger.risks
+        self.positions = ledger.positions
+        self.orders = ledger.orders
+        self.spreads = ledger.spreads
+        self.leftovers = ledger.leftovers
+        self.first_answer = ledger.first_answer
+        self.recover = ledger.recover
+        self._reservations = Reservations()
+        self._cooldown = Cooldown(pair_cooldown_ms)
+        self._risk = RiskLimit(limit, risk_model, ledger, self._reservations)
         self._unique_order = unique_order
         self._clock = clock
-        self._exposures = self._cash_exposures if risk_model == "cash" else self._position_exposures
+        self._fee_rates = fee_rates
         self._exchange = exchange
         self._place = self._place_order_always_true if exchange is None else self._place_order
-        self._copies: set[bytes] = set()
-        self._last_id = 0
 
-    def first_answer(self, key: str | None) -> Reply | None:
-        """Return the answer that the order or request known by `key` was given, None for an unknown key."""
-        info = self.orders.get(key) if key is not None else None
-        return None if info is None else _reply(info)
+    @property
+    def pnl(self) -> Decimal:
+        """All cash received less all cash paid, without fees."""
+        return self._ledger.pnl
 
     @staticmethod
     def answer_of(record: Record) -> Reply:
         """Return the answer to the order of which `record` was made."""
-        return _reply(record.info if isinstance(record, Refusal) else ORDER_PLACED)
+        answer = record.answer if isinstance(record, Booking) else record
+        if isinstance(answer, Execution):
+            return executed(answer)
+        return reply(answer.info if answer is not None else NOT_PLACED)
+
+    def held(self, instrument: Instrument) -> Decimal:
+        """Return what all fills of `instrument`, less fees in base coin, add up to, leftovers included."""
+        return EXACT.add(self.positions.get(instrument, ZERO), self.leftovers.size(instrument))
+
+    # --- simulated orders, and those that are not executed ------------------------------------------
 
     def execute(self, order: Order, request_key: str | None = None) -> Record:
         """Check and place a new order, account for it, and return the record of what became of it.
 
         `request_key` identifies the request of an order that has no id, should the broker redeliver it.
         """
-        if order.action == OPEN_SPREAD and order.spread_id is None:
-            order = msgspec.structs.replace(order, spread_id=order.order_id or new_id())
+        order = _with_spread_id(order, new_id)
         try:
-            self._check(order)
+            self.check(order)
             self._place(order)
         except Refused as refused:
             return self.refuse(order, str(refused), request_key)
-        self._last_id += 1
-        record = Execution(self._last_id, order, self._clock(), request_key)
-        self._account(record)
+        fees = None if self._fee_rates is None else _fees(order, self._fee_rates)
+        record = Execution(self._ledger.next_id(), order, self._clock(), request_key, fees=fees)
+        self._ledger.account(record)
         return record
 
     def refuse(self, order: Order, info: str, request_key: str | None = None) -> Refusal:
         """Answer a new order NOT ACK with `info`, and return the record of it."""
-        self._last_id += 1
-        record = Refusal(self._last_id, info, self._clock(), order.order_id, request_key)
-        self._account(record)
+        record = Refusal(self._ledger.next_id(), info, self._clock(), order.order_id, request_key)
+        self._ledger.account(record)
         return record
 
-    def recover(self, records: Iterable[Record]) -> None:
-        """Account for what was decided earlier, oldest first."""
-        for record in records:
-            self._last_id = max(self._last_id, record.execution_id)
-            self._account(record)
+    # --- real orders -----------------------------------------------------------------------------
+
+    def reserve(self, trade_id: str, order: Order, buy_limit: Decimal, sell_limit: Decimal) -> None:
+        """Count what a trade may come to, at the prices its legs are limited to, until it is booked."""
+        self._reservations.add(trade_id, _with_spread_id(order, lambda: trade_id), buy_limit, sell_limit)
+
+    def release(self, trade_id: str) -> None:
+        """Forget what was reserved for a trade of which nothing was sent."""
+        self._reservations.release(trade_id)
+
+    def book(self, outcome: TradeOutcome) -> Booking:
+        """Account for a trade whose legs are over, and return the record of it."""
+        self._reservations.release(outcome.trade_id)
+        order = _with_spread_id(outcome.order, lambda: outcome.trade_id)
+        key, ended_at = outcome.request_key, outcome.ended_at
+        execution = refusal = None
+        if outcome.traded is not None:
+            execution = Execution(self._ledger.next_id(), order, ended_at, key, outcome.traded)
+        else:
+            info = outcome.refusal or NOT_PLACED
+            refusal = Refusal(self._ledger.next_id(), info, ended_at, order.order_id, key, outcome.trade_id)
+        unwinds = self._unwinds(outcome.unwound, ended_at)
+        booking = Booking(
+            self._ledger.last_id,
+            outcome.trade_id,
+            execution,
+            refusal,
+            unwinds,
+            outcome.leftovers,
+            fills=outcome.fills,
+        )
+        self._ledger.account(booking)
+        if refusal is not None or unwinds or any(each.blocks for each in outcome.leftovers):
+            self._cooldown.start(Pair(order.buy, order.sell), self._clock())
+        return booking
+
+    def amend(self, amendment: Amendment) -> Booking:
+        """Account for what became of a trade after it was booked, and return the record of it."""
+        unwinds = self._unwinds(amendment.unwound, amendment.ended_at)
+        booking = Booking(
+            self._ledger.last_id if unwinds else self._ledger.next_id(),
+            amendment.trade_id,
+            unwinds=unwinds,
+            leftovers=amendment.leftovers,
+            resolved=amendment.resolved,
+            fills=amendment.fills,
+        )
+        self._ledger.account(booking)
+        return booking
+
+    def _unwinds(self, unwound: Iterable[Unwound], ended_at: int) -> tuple[Unwind, ...]:
+        return tuple(Unwind(self._ledger.next_id(), ended_at, each) for each in unwound)
 
     # --- checks ----------------------------------------------------------------------------------
 
-    def _check(self, order: Order) -> None:
-        """Raise Refused where the order must not be executed."""
+    def check(
+        self, order: Order, buy_limit: Decimal | None = None, sell_limit: Decimal | None = None
+    ) -> None:
+        """Raise Refused where the order must not be executed.
+
+        The limits are the worst prices that a real order may come to, by default its own.
+        """
         if order.expires_at is not None and self._clock() > order.expires_at:
             raise Refused(EXPIRED)
-        if self._unique_order and order.order_id is None and _fingerprint(order) in self._copies:
+        if self._unique_order and order.order_id is None and self._is_copy(order):
             raise Refused(ALREADY_PLACED)
         if order.action == OPEN_SPREAD:
-            self._check_new_spread(order.spread_id)
-            self._check_risk(order)
-        elif order.spread_id is None:
-            self._check_risk(order)
-        else:
+            self._check_new_spread(order)
+        elif order.spread_id is not None:
             # Nothing more than what is open is closed, which no limit may stand in the way of.
             self._check_open_spread(order, order.spread_id)
+            return
+        self._risk.check(order, buy_limit or order.buy_price, sell_limit or order.sell_price)
 
-    def _check_new_spread(self, spread_id: str | None) -> None:
-        if spread_id is not None and self.spreads.get(spread_id) is not None:
+    def _is_copy(self, order: Order) -> bool:
+        copy = fingerprint(order)
+        running = self._reservations.orders()
+        return copy in self._ledger.copies or any(fingerprint(each) == copy for each in running)
+
+    def _check_new_spread(self, order: Order) -> None:
+        spread_id = order.spread_id
+        if spread_id is not None and (
+            self.spreads.get(spread_id) is not None or self._reservations.opens(spread_id)
+        ):
             raise Refused(invalid_spread("expected a new spread, was an open one"))
+        pair = Pair(order.buy, order.sell)
+        if self.leftovers.open and self.leftovers.blocks(pair):
+            raise Refused(LEFTOVER)
+        if self._cooldown and self._cooldown.holds(pair, self._clock()):
+            raise Refused(COOLING_DOWN)
 
     def _check_open_spread(self, order: Order, spread_id: str) -> None:
         spread = self.spreads.get(spread_id)
@@ -151,31 +236,11 @@ class TradingEngine:
             raise Refused(invalid_spread("expected an open spread, was unknown"))
         if spread.pair != Pair(long=order.sell, short=order.buy):
             raise Refused(invalid_spread(f"expected the legs of {spread.pair}, was another pair"))
-        if order.size > spread.quantity:
-            raise Refused(invalid_spread(f"expected at most {spread.quantity}, was {order.size}"))
-
-    def _check_risk(self, order: Order) -> None:
-        for before, after in self._exposures(order):
-            if abs(after) > self._limit and abs(after) > abs(before):
-                raise Refused(RISK_LIMIT_EXCEED)
-
-    def _cash_exposures(self, order: Order) -> Exposures:
-        """Return the exposure of each leg before and after the order."""
-        long = self.risks.get(order.buy, ZERO)
-        short = self.risks.get(order.sell, ZERO)
-        return (
-            (long, EXACT.add(long, _cost(order))),
-            (short, EXACT.subtract(short, _proceeds(order))),
-        )
-
-    def _position_exposures(self, order: Order) -> Exposures:
-        """Return the exposure of each leg before and after the order."""
-        long = EXACT.multiply(self.positions.get(order.buy, ZERO), order.buy_price)
-        short = EXACT.multiply(self.positions.get(order.sell, ZERO), order.sell_price)
-        return (
-            (long, EXACT.add(long, _cost(order))),
-            (short, EXACT.subtract(short, _proceeds(order))),
-        )
+        left = spread.quantity
+        if self._reservations:
+            left = EXACT.subtract(left, self._reservations.closing(spread_id))
+        if order.size > left:
+            raise Refused(invalid_spread(f"expected at most {left}, was {order.size}"))
 
     # --- placing ---------------------------------------------------------------------------------
 
@@ -202,52 +267,6 @@ class TradingEngine:
             )
             raise Refused(SELL_LEG_FAILED)
 
-    # --- accounting ------------------------------------------------------------------------------
-
-    def _account(self, record: Record) -> None:
-        if isinstance(record, Booking):
-            raise NotImplementedError
-        if isinstance(record, Refusal):
-            self._remember(record.order_id, record.request_key, record.info)
-            return
-        order = record.order
-        bought, sold = _cost(order), _proceeds(order)
-        self.risks[order.buy] = EXACT.add(self.risks.get(order.buy, ZERO), bought)
-        self.risks[order.sell] = EXACT.subtract(self.risks.get(order.sell, ZERO), sold)
-        self.positions[order.buy] = EXACT.add(self.positions.get(order.buy, ZERO), order.size)
-        self.positions[order.sell] = EXACT.subtract(self.positions.get(order.sell, ZERO), order.size)
-        self.pnl = EXACT.add(self.pnl, EXACT.subtract(sold, bought))
-        if self._unique_order:
-            self._copies.add(_fingerprint(order))
-        if order.action == OPEN_SPREAD:
-            self.spreads.add(Spread.opened_by(order))
-        else:
-            self._reduce_spreads(order)
-        self._remember(order.order_id, record.request_key, ORDER_PLACED)
-
-    def _reduce_spreads(self, order: Order) -> None:
-        if order.spread_id is not None:
-            spread = self.spreads.get(order.spread_id)
-            if spread is not None:
-                self.spreads.reduce(spread, order.size)
-            return
-        left = order.size
-        for spread in self.spreads.of_pairs([Pair(long=order.sell, short=order.buy)]):
-            size = min(left, spread.quantity)
-            self.spreads.reduce(spread, size)
-            left = EXACT.subtract(left, size)
-            if not left:
-                return
-
-    def _remember(self, order_id: str | None, request_key: str | None, info: str) -> None:
-        key = order_id if order_id is not None else request_key
-        if key is not None:
-            self.orders[key] = info
-
-
-def _reply(info: str) -> Reply:
-    return Reply(ACK if info == ORDER_PLACED else NOT_ACK, info)
-
 
 def request_key(reply_to: str | None, correlation_id: str | None, body: bytes) -> str:
     """Return what identifies a request without an order id when the broker redelivers it.
@@ -258,23 +277,21 @@ def request_key(reply_to: str | None, correlation_id: str | None, body: bytes) -
     return "request " + hashlib.blake2b(text + body, digest_size=16).hexdigest()
 
 
-def _cost(order: Order) -> Decimal:
-    return EXACT.multiply(order.buy_price, order.size)
+def _with_spread_id(order: Order, make: Callable[[], str]) -> Order:
+    """Return the order; an Open without the id of its spread is given one, its own where it has one."""
+    if order.action != OPEN_SPREAD or order.spread_id is not None:
+        return order
+    return msgspec.structs.replace(order, spread_id=order.order_id or make())
 
 
-def _proceeds(order: Order) -> Decimal:
-    return EXACT.multiply(order.sell_price, order.size)
+def _fees(order: Order, rates: Mapping[str, Decimal]) -> tuple[Decimal | None, Decimal | None]:
+    """Return what a simulation charges for the buy leg and the sell leg; None on a channel without a rate."""
 
+    def fee(leg: Instrument, price: Decimal) -> Decimal | None:
+        rate = rates.get(leg.channel)
+        return None if rate is None else EXACT.multiply(EXACT.multiply(price, order.size), rate)
 
-def _fingerprint(order: Order) -> bytes:
-    """Return what makes two orders without an id the same: legs, prices, size and times."""
-    numbers = (
-        order.buy_price.normalize(EXACT),
-        order.sell_price.normalize(EXACT),
-        order.size.normalize(EXACT),
-    )
-    text = repr((order.buy, order.sell, numbers, order.ts_buy, order.ts_sell))
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    return fee(order.buy, order.buy_price), fee(order.sell, order.sell_price)
 
 
 def _link_id(order: Order) -> str:

@@ -15,6 +15,7 @@ from blackbird.market.instrument import CHANNELS, Instrument
 
 OPEN_SPREAD: Final = "Open Spread"
 CLOSE_SPREAD: Final = "Close Spread"
+UNWIND: Final = "Unwind"  # of what a trade bought and sold of one instrument; no order has it
 LIST_OPEN_SPREADS = "List Open Spreads"
 
 ACK: Final = "ACK"
@@ -29,6 +30,15 @@ RISK_LIMIT_EXCEED: Final = "risk limit exceed"
 BUY_LEG_FAILED: Final = "buy leg failed"
 SELL_LEG_FAILED: Final = "sell leg failed"
 INTERNAL_ERROR: Final = "internal error"
+# Of real orders, before anything is sent ...
+COOLING_DOWN: Final = "cooling down"
+LEFTOVER: Final = "leftover of an earlier trade"
+INSTRUMENT_NOT_TRADABLE: Final = "instrument not tradable"
+RATE_LIMIT: Final = "rate limit"
+NOT_CONNECTED: Final = "not connected to the exchange"
+# ... and after both legs were sent; BUY_LEG_FAILED and SELL_LEG_FAILED where one of them was filled.
+NOT_FILLED: Final = "not filled"
+NOT_PLACED: Final = "order not placed"
 
 _INVALID_ORDER: Final = "invalid order: "
 _INVALID_SPREAD: Final = f"{_INVALID_ORDER}spread_id: "
@@ -75,11 +85,19 @@ class OpenSpread(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The trading engine's answer to an order (`status` ACK or NOT ACK) or to a question."""
+    """The trading engine's answer to an order (`status` ACK or NOT ACK) or to a question.
+
+    The ACK of a real order has what was executed: `size` of each leg in base coin, the average prices of its
+    fills, and the `fee` of both legs in quote coin, which is missing where it is not known.
+    """
 
     status: Literal["ACK", "NOT ACK"]
     info: str
     open_spreads: list[OpenSpread] | None = None
+    size: Decimal | None = None
+    buy_price: Decimal | None = None
+    sell_price: Decimal | None = None
+    fee: Decimal | None = None
 
     @property
     def acked(self) -> bool:
@@ -102,6 +120,16 @@ class Refused(Exception):
 def invalid_order(why: str) -> str:
     """Return the reply text for a body that is not a valid order, `why` being "<field>: <reason>"."""
     return f"{_INVALID_ORDER}{why}"
+
+
+def size_below_minimum(why: str) -> str:
+    """Return the reply text for an order too small for a leg, `why` being "<size> of <instrument>"."""
+    return f"size below minimum: {why}"
+
+
+def not_enough(coin: str) -> str:
+    """Return the reply text for an order that the account's balance of `coin` does not cover."""
+    return f"not enough {coin}"
 
 
 def invalid_spread(why: str) -> str:

@@ -7,6 +7,7 @@ for what was bought and sold again of one instrument, and a `Leftover` for what 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Final, Literal
 
@@ -46,13 +47,12 @@ class Part(msgspec.Struct, frozen=True):
 
     `flux` is signed cash in quote coin, minus for bought; `fee` is in quote coin too, above zero where it was
     paid, None where it was taken in a coin whose price is not known. Fees taken in base coin count at the
-    price of their fill. `filled_at` is the exchange's time of the last fill in ms.
+    price of their fill.
     """
 
     instrument: Instrument
     flux: Decimal
     fee: Decimal | None
-    filled_at: int
 
 
 class Traded(msgspec.Struct, frozen=True):
@@ -82,14 +82,15 @@ class Traded(msgspec.Struct, frozen=True):
 class Unwound(msgspec.Struct, frozen=True):
     """`size` of one instrument that was bought and sold again, or the other way round.
 
-    `number` tells the unwound parts of one trade apart.
+    `bought_at` and `sold_at` are the exchange's times of the last fills in ms.
     """
 
     trade_id: str
-    number: int
     size: Decimal
     bought: Part
     sold: Part
+    bought_at: int
+    sold_at: int
 
     @property
     def instrument(self) -> Instrument:
@@ -125,7 +126,7 @@ class Leftover(msgspec.Struct, frozen=True, tag=True):
         return self.reason != DUST
 
 
-class Resolved(msgspec.Struct, frozen=True):
+class Resolved(msgspec.Struct, frozen=True, tag=True):
     """What became of a leftover, and when in ms."""
 
     trade_id: str
@@ -193,18 +194,25 @@ class Execution(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
         return self.order.size if self.traded is None else self.traded.size
 
     @property
-    def paid(self) -> Decimal:
-        """The cash paid for the buy leg, without fees."""
+    def buy_flux(self) -> Decimal:
+        """The signed cash of the buy leg, without fees: below zero."""
         if self.traded is None:
-            return EXACT.multiply(self.order.buy_price, self.order.size)
-        return self.traded.buy.flux.copy_negate()
+            # Exact: a unary minus would round to the 28 digits of the default context.
+            return EXACT.multiply(self.order.buy_price, self.order.size).copy_negate()
+        return self.traded.buy.flux
 
     @property
-    def received(self) -> Decimal:
-        """The cash received for the sell leg, without fees."""
+    def sell_flux(self) -> Decimal:
+        """The cash of the sell leg, without fees."""
         if self.traded is None:
             return EXACT.multiply(self.order.sell_price, self.order.size)
         return self.traded.sell.flux
+
+    @property
+    def entry_spread(self) -> Decimal:
+        """The price sold at less the price bought at."""
+        executed = self.traded or self.order
+        return EXACT.subtract(executed.sell_price, executed.buy_price)
 
 
 class Unwind(msgspec.Struct, frozen=True, tag=True):
@@ -245,10 +253,23 @@ class Booking(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     resolved: tuple[Resolved, ...] = ()
     fills: tuple[Fill, ...] = ()
 
+    @property
+    def answer(self) -> Execution | Refusal | None:
+        """What the sender of the order is told."""
+        return self.execution or self.refusal
+
+    def parts(self) -> Iterator[Execution | Refusal | Unwind | Resolved | Leftover]:
+        """Return what it books, in order; new leftovers after those that they are the rest of."""
+        if self.answer is not None:
+            yield self.answer
+        yield from self.unwinds
+        yield from self.resolved
+        yield from self.leftovers
+
 
 Record = Execution | Refusal | Booking
 # What the database gives back: a booking comes in its parts.
-Stored = Record | Unwind | Leftover
+Stored = Record | Unwind | Leftover | Resolved
 
 
 # --- arithmetic ----------------------------------------------------------------------------------

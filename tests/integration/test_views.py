@@ -295,7 +295,7 @@ def test_an_execution_has_both_legs_in_one_row(place: Workspace) -> None:
     trader.open("first", "10", "3")
     store(place, trader.records)
     assert place.query("SELECT * FROM bybit.execution") == [
-        (1, OPEN, "first", None, *PERP, 100, *SPOT, 110, 3, 30, 1000, 900, 800, 100, 200)
+        (1, OPEN, "first", None, *PERP, 100, *SPOT, 110, 3, 30, 1000, 900, 800, 100, 200, *[None] * 5)
     ]
 
 

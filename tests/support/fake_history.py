@@ -9,7 +9,7 @@ from decimal import Decimal
 from blackbird.engine.execution_store import Fenced
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.orders import Order
-from blackbird.trading.records import Execution, Record
+from blackbird.trading.records import Execution, Record, Stored
 from tests.support.market import PERP, SPOT
 
 _numbers = itertools.count(1)
@@ -45,7 +45,7 @@ class FakeHistory:
         self.added.append(len(records))
         self.records += [record for record in records if record not in self.records]
 
-    def replay(self, recover: Callable[[Iterable[Record]], None]) -> None:
+    def replay(self, recover: Callable[[Iterable[Stored]], None]) -> None:
         self._step("replay")
         recover(list(self.records))
 

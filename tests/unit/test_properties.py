@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blackbird.engine import execution_store
+from blackbird.engine import history_rows
 from blackbird.market.book_message import decode_book
 from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
@@ -37,7 +37,7 @@ from blackbird.trading.orders import (
     encode_reply,
 )
 from blackbird.trading.pair_checks import Limits
-from blackbird.trading.records import Execution, Record, Refusal
+from blackbird.trading.records import Execution, Record, Refusal, Unwind
 from blackbird.trading.spreads import Pair
 from tests.support.market import (
     BEYOND_RISK,
@@ -549,10 +549,10 @@ def test_records_come_back_from_rows_and_journal_as_they_went_in(
 ) -> None:
     records = account(new_engine(limit), Ledger(limit), given_orders)
     executions = [record for record in records if isinstance(record, Execution)]
-    rows = [row for execution in executions for row in execution_store.order_rows(execution)]
+    rows = [row for execution in executions for row in history_rows.order_rows(execution)]
     first = new_engine(limit)
     first.recover(records)
-    stored: list[Record] = list(execution_store.executions(iter(rows)))
+    stored: list[Execution | Unwind | Refusal] = list(history_rows.executions(iter(rows)))
     stored += [record for record in records if isinstance(record, Refusal)]
     stored.sort(key=lambda record: record.execution_id)
     second = new_engine(limit)

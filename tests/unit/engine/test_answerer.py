@@ -88,7 +88,7 @@ class CrashingEngine(TradingEngine):
 
     def execute(self, order: Order, request_key: str | None = None) -> Record:
         if order.size == 666:
-            self.pnl += 1
+            self.risks[order.buy] = Decimal(1)
             raise ZeroDivisionError
         return super().execute(order, request_key)
 

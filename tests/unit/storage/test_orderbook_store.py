@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pika.spec import BasicProperties
 
-from blackbird.engine import execution_store
+from blackbird.engine import history_rows
 from blackbird.market.book_message import BookMessage, decode_book
 from blackbird.market.fields import InvalidMessage
 from blackbird.storage.orderbook_store import (
@@ -99,10 +99,14 @@ def by_column(lines: str) -> list[dict[str, str | None]]:
 
 
 def schema_columns(table: str) -> list[str]:
-    """Return the columns of a table in the order of init.sql."""
-    schema = (HERE / "deploy" / "init.sql").read_text()
+    """Return the columns of a table in the order of init.sql, those that later versions added last."""
+    schema = re.sub("--.*", "", (HERE / "deploy" / "init.sql").read_text())
     body = schema.split(f"CREATE TABLE IF NOT EXISTS {table} (")[1].split("\n);")[0]
-    return re.findall(r"^  ([a-z_]+) ", body, flags=re.MULTILINE)
+    added = "".join(part.split(";")[0] for part in schema.split(f"ALTER TABLE {table}")[1:])
+    return [
+        *re.findall(r"^  ([a-z_]+) ", body, flags=re.MULTILINE),
+        *re.findall(r"ADD COLUMN IF NOT EXISTS ([a-z_]+) ", added),
+    ]
 
 
 # --- order-book rows -----------------------------------------------------------------------------
@@ -140,7 +144,7 @@ def test_schema_has_the_columns_in_the_same_order(table: str, columns: list[str]
 
 
 def test_schema_has_the_columns_of_refused_orders() -> None:
-    assert set(schema_columns("bybit.refused_order")) == set(execution_store.REFUSED_ORDERS.columns)
+    assert set(schema_columns("bybit.refused_order")) == set(history_rows.REFUSED_ORDERS.columns)
 
 
 def test_update_is_one_row_a_level_bids_first() -> None:
@@ -257,13 +261,17 @@ def execution(**changes: Any) -> Execution:
 
 
 def test_execution_is_a_row_of_the_buy_leg_and_one_of_the_sell_leg() -> None:
-    buy, sell = (row._asdict() for row in execution_store.order_rows(execution()))
+    buy, sell = (row._asdict() for row in history_rows.order_rows(execution()))
     common = {
         "order_id": "o",
         "action": "Open Spread",
         "spread_id": "s",
         "placed_at": 1723161256300,
         "execution_id": 7,
+        "fee": None,
+        "trade_id": None,
+        "asked_price": None,
+        "asked_size": None,
         "request_key": "request 1",
     }
     assert buy == {
@@ -290,7 +298,7 @@ def test_execution_is_a_row_of_the_buy_leg_and_one_of_the_sell_leg() -> None:
 
 def test_flux_is_exact_beyond_the_usual_28_digits() -> None:
     price, size = D("12345678901234567.12345678901234567891"), D("0.1000000000000000000001")
-    buy, sell = execution_store.order_rows(execution(buy_price=price, sell_price=price, size=size))
+    buy, sell = history_rows.order_rows(execution(buy_price=price, sell_price=price, size=size))
     assert sell.flux == D("1234567890123456.712346913469124691347712345678901234567891")
     assert buy.flux == D("-1234567890123456.712346913469124691347712345678901234567891")
 
@@ -301,9 +309,10 @@ def test_execution_comes_back_from_its_rows() -> None:
         execution(order_id=None, spread_id=None, action="Close Spread"),
         execution(size=D("1E+2")),
     ]
-    rows = [row for record in there for row in execution_store.order_rows(record)]
-    back = list(execution_store.executions(iter(rows)))
+    rows = [row for record in there for row in history_rows.order_rows(record)]
+    back = list(history_rows.executions(iter(rows)))
     for record, found in zip(there, back, strict=True):
+        assert isinstance(found, Execution)
         assert found.execution_id == record.execution_id
         assert (found.placed_at, found.request_key) == (record.placed_at, record.request_key)
         for field in (*Order.__struct_fields__,):
@@ -312,17 +321,18 @@ def test_execution_comes_back_from_its_rows() -> None:
 
 
 def test_half_an_execution_is_an_error() -> None:
-    rows = list(execution_store.order_rows(execution()))
+    rows = list(history_rows.order_rows(execution()))
     with pytest.raises(ValueError):
-        list(execution_store.executions(iter(rows[:1])))
+        list(history_rows.executions(iter(rows[:1])))
 
 
 def test_refusal_is_a_row_in_the_order_of_its_columns() -> None:
-    row = execution_store.refused_order_row(Refusal(8, "expired", 1723161256300, "o", "request 1"))
-    assert dict(zip(execution_store.REFUSED_ORDERS.columns, row, strict=True)) == {
+    row = history_rows.refused_order_row(Refusal(8, "expired", 1723161256300, "o", "request 1"))
+    assert dict(zip(history_rows.REFUSED_ORDERS.columns, row, strict=True)) == {
         "execution_id": 8,
         "order_id": "o",
         "request_key": "request 1",
         "info": "expired",
         "answered_at": 1723161256300,
+        "trade_id": None,
     }

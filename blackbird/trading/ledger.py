@@ -1,0 +1,138 @@
+"""The trading engine's books: what executions, refusals and leftovers add up to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from decimal import Decimal
+
+from blackbird.market.decimals import EXACT, ZERO
+from blackbird.market.instrument import Instrument
+from blackbird.trading.leftovers import Leftovers
+from blackbird.trading.orders import ACK, NOT_ACK, OPEN_SPREAD, ORDER_PLACED, Order, Reply
+from blackbird.trading.records import Booking, Execution, Leftover, Refusal, Resolved, Stored, Unwind
+from blackbird.trading.spreads import OpenSpreads, Pair, Spread, new_id
+
+
+class Ledger:
+    """Exposure, PnL, known orders, open spreads and leftovers. With `unique_order` it knows copies too."""
+
+    def __init__(self, *, unique_order: bool) -> None:
+        # Above zero long, below short: cash exposure in quote coin, position in base coin.
+        self.risks: dict[Instrument, Decimal] = {}
+        self.positions: dict[Instrument, Decimal] = {}
+        self.pnl = ZERO
+        self.orders: dict[str, str] = {}  # order id, or key of a request without one -> its first answer
+        self.spreads = OpenSpreads()
+        self.leftovers = Leftovers()
+        self.copies: set[bytes] = set()
+        self.last_id = 0
+        self._unique_order = unique_order
+        self._answers: dict[str, Reply] = {}  # those of real orders that were executed, which say more
+
+    def next_id(self) -> int:
+        """Return the id of the next execution or refusal."""
+        self.last_id += 1
+        return self.last_id
+
+    def first_answer(self, key: str | None) -> Reply | None:
+        """Return the answer that the order or request known by `key` was given, None for an unknown key."""
+        info = self.orders.get(key) if key is not None else None
+        if info is None or key is None:
+            return None
+        return self._answers.get(key) or reply(info)
+
+    def recover(self, records: Iterable[Stored]) -> None:
+        """Account for what was decided earlier, executions oldest first and leftovers last."""
+        for record in records:
+            if not isinstance(record, Leftover | Resolved):
+                self.last_id = max(self.last_id, record.execution_id)
+            self.account(record)
+
+    def account(self, record: Stored) -> None:
+        """Add a record to what there is."""
+        if isinstance(record, Execution):
+            self._account_execution(record)
+        elif isinstance(record, Refusal):
+            self._remember(record.order_id, record.request_key, record.info)
+        elif isinstance(record, Booking):
+            for part in record.parts():
+                self.account(part)
+        elif isinstance(record, Unwind):
+            unwound = record.unwound
+            self._move(unwound.instrument, unwound.size, unwound.bought.flux)
+            self._move(unwound.instrument, unwound.size.copy_negate(), unwound.sold.flux)
+        elif isinstance(record, Leftover):
+            self.leftovers.add(record)
+        else:
+            self.leftovers.resolve(record)
+
+    def _account_execution(self, record: Execution) -> None:
+        order, size = record.order, record.size
+        self._move(order.buy, size, record.buy_flux)
+        self._move(order.sell, size.copy_negate(), record.sell_flux)
+        if self._unique_order:
+            self.copies.add(fingerprint(order))
+        if order.action == OPEN_SPREAD:
+            pair = Pair(order.buy, order.sell)
+            self.spreads.add(Spread(order.spread_id or new_id(), pair, record.entry_spread, size))
+        else:
+            self._reduce_spreads(order, size)
+        key = self._remember(order.order_id, record.request_key, ORDER_PLACED)
+        if key is not None and record.traded is not None:
+            self._answers[key] = executed(record)
+
+    def _move(self, leg: Instrument, size: Decimal, flux: Decimal) -> None:
+        self.risks[leg] = EXACT.subtract(self.risks.get(leg, ZERO), flux)
+        self.positions[leg] = EXACT.add(self.positions.get(leg, ZERO), size)
+        self.pnl = EXACT.add(self.pnl, flux)
+
+    def _reduce_spreads(self, order: Order, left: Decimal) -> None:
+        if order.spread_id is not None:
+            spread = self.spreads.get(order.spread_id)
+            if spread is not None:
+                self.spreads.reduce(spread, left)
+            return
+        for spread in self.spreads.of_pairs([Pair(long=order.sell, short=order.buy)]):
+            size = min(left, spread.quantity)
+            self.spreads.reduce(spread, size)
+            left = EXACT.subtract(left, size)
+            if not left:
+                return
+
+    def _remember(self, order_id: str | None, request_key: str | None, info: str) -> str | None:
+        key = order_id if order_id is not None else request_key
+        if key is not None:
+            self.orders[key] = info
+        return key
+
+
+def reply(info: str) -> Reply:
+    """Return the answer with this `info`."""
+    return Reply(ACK if info == ORDER_PLACED else NOT_ACK, info)
+
+
+def executed(execution: Execution) -> Reply:
+    """Return the answer to an order that was executed: of a real one with what its fills came to."""
+    traded = execution.traded
+    if traded is None:
+        return reply(ORDER_PLACED)
+    return Reply(
+        ACK,
+        ORDER_PLACED,
+        size=traded.size,
+        buy_price=traded.buy_price,
+        sell_price=traded.sell_price,
+        fee=traded.fee,
+    )
+
+
+def fingerprint(order: Order) -> bytes:
+    """Return what makes two orders without an id the same: legs, prices, size and times."""
+    numbers = (
+        order.buy_price.normalize(EXACT),
+        order.sell_price.normalize(EXACT),
+        order.size.normalize(EXACT),
+    )
+    text = repr((order.buy, order.sell, numbers, order.ts_buy, order.ts_sell))
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
