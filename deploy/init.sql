@@ -150,14 +150,15 @@ CREATE TABLE IF NOT EXISTS bybit.history (
 -- or mainnet. Both are empty until an engine starts, and in a history that is older than these columns.
 ALTER TABLE bybit.history
   ADD COLUMN IF NOT EXISTS mode        text CHECK (mode IN ('simulated', 'real')),
-  ADD COLUMN IF NOT EXISTS environment text;
+  ADD COLUMN IF NOT EXISTS environment text,
+  ADD COLUMN IF NOT EXISTS account     text;  -- of real orders: the exchange's id of who trades
 INSERT INTO bybit.history DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- Emptying a table empties what belongs to it: the system then starts from nothing.
 CREATE OR REPLACE FUNCTION bybit.forget_orders() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   TRUNCATE bybit.refused_order, bybit.fill, bybit.leftover;
-  UPDATE bybit.history SET id = gen_random_uuid(), mode = NULL, environment = NULL;
+  UPDATE bybit.history SET id = gen_random_uuid(), mode = NULL, environment = NULL, account = NULL;
   RETURN NULL;
 END $$;
 DROP TRIGGER IF EXISTS forget_orders ON bybit."order";
@@ -421,6 +422,7 @@ COMMENT ON COLUMN bybit.history.engine IS 'The trading engine process that may w
 COMMENT ON COLUMN bybit.history.one_row IS 'Always true: keeps the table at one row';
 COMMENT ON COLUMN bybit.history.mode IS 'Kind of orders, simulated or real; NULL until an engine starts';
 COMMENT ON COLUMN bybit.history.environment IS 'Bybit''s environment: demo, testnet or mainnet; NULL until an engine starts';
+COMMENT ON COLUMN bybit.history.account IS 'The exchange''s id of the account that real orders were made with (userID); NULL until one is known';
 
 COMMENT ON VIEW bybit.position IS 'What is held of each instrument, from bybit."order"';
 COMMENT ON COLUMN bybit.position.channel IS 'Market category, as spot or linear';

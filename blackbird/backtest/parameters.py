@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from blackbird.market.decimals import ZERO
-from blackbird.trading.engine import RiskModel, TradingEngine
+from blackbird.trading.engine import TradingEngine
 from blackbird.trading.pair_checks import Limits
+from blackbird.trading.risk import RiskModel
 from blackbird.trading.signal import Signal
 from blackbird.trading.spread_rules import CloseRule, SpreadRules
 

@@ -53,17 +53,19 @@ class Fenced(Exception):
 
 
 class OtherMode(InvalidSetup):
-    """The history was made with orders of another mode or environment."""
+    """The history was made with orders of another mode, environment or account."""
 
 
 class ExecutionStore:
     """Reads and writes the history for the engine process that is known by `owner`.
 
-    `orders` is the table of the executions, `mode` what kind of orders the engine places. The methods raise
-    DatabaseUnavailable or RowsRejected.
+    `orders` is the table of the executions, `mode` what kind of orders the engine places, and `account` the
+    exchange's id of who places real ones, as soon as it is known. The methods raise DatabaseUnavailable or
+    RowsRejected.
     """
 
     def __init__(self, owner: uuid.UUID, database: DatabaseManager, orders: Table, mode: OrderMode) -> None:
+        self.account: str | None = None
         self._owner = str(owner)
         self._database = database
         self._orders = orders
@@ -86,18 +88,18 @@ class ExecutionStore:
         def work(cursor: Cursor) -> None:
             self._check_mode(cursor)
             cursor.execute(
-                "UPDATE bybit.history SET mode = %s, environment = %s",
-                (self._mode.kind, self._mode.environment),
+                "UPDATE bybit.history SET mode = %s, environment = %s, account = coalesce(%s, account)",
+                (self._mode.kind, self._mode.environment, self.account),
             )
 
         self._database.transaction(work)
 
     def _check_mode(self, cursor: Cursor) -> None:
         cursor.execute(
-            f"SELECT mode, environment, EXISTS (SELECT FROM {self._orders.name})"  # noqa: S608 - a setting
+            f"SELECT mode, environment, account, EXISTS (SELECT FROM {self._orders.name})"  # noqa: S608 - a setting
             f" OR EXISTS (SELECT FROM {REFUSED_ORDERS.name}) FROM bybit.history FOR UPDATE"
         )
-        kind, environment, has_rows = _only_row(cursor)
+        kind, environment, account, has_rows = _only_row(cursor)
         # An empty history takes on any mode. One that is older than its columns was simulated.
         made = (kind or SIMULATED, environment or self._mode.environment)
         mine = (self._mode.kind, self._mode.environment)
@@ -105,6 +107,11 @@ class ExecutionStore:
             raise OtherMode(
                 f"REAL_ORDER_SENDING, BYBIT_ENVIRONMENT: expected {' in '.join(made)}, as the orders in the"
                 f" database were made, was {' in '.join(mine)}; name another POSTGRES_DB, or empty the tables"
+            )
+        if has_rows and account is not None and self.account not in {None, account}:
+            raise OtherMode(
+                f"API_KEY: expected a key of account {account}, which made the orders in the database, was one of"
+                f" account {self.account}; name another POSTGRES_DB, or empty the tables"
             )
 
     def is_owned(self) -> bool:

@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 
 from blackbird.market.decimals import EXACT
 from blackbird.market.instrument import Instrument
+from blackbird.trading.leg_order import BUY, Fill
 from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD, UNWIND, Order
 from blackbird.trading.records import (
     DUST,
     Execution,
-    Fill,
     Leftover,
     Part,
     Refusal,
@@ -214,7 +214,7 @@ def fill_row(fill: Fill, trade_id: str) -> FillRow:
         trade_id=trade_id,
         channel=fill.instrument.channel,
         symbol_name=fill.instrument.symbol,
-        side="buy" if fill.side == "Buy" else "sell",
+        side="buy" if fill.side == BUY else "sell",
         price=fill.price,
         size=fill.quantity,
         value=EXACT.multiply(fill.price, fill.quantity),

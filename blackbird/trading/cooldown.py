@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from blackbird.market.instrument import Instrument
+from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD
 from blackbird.trading.spreads import Pair
+
+# After a close that has left something over. Each further one may add to it.
+LEFTOVER_REST_MS = 60_000
 
 
 class Cooldown:
-    """Pairs, in either direction, that are not opened for `milliseconds` after a failure."""
+    """Pairs, in either direction, that are not traded for `milliseconds` after a leg has failed.
+
+    After a failed open no spread of the pair is opened, after a failed close none is closed either, for a
+    minute where it has left something over. 0 switches it off.
+    """
 
     def __init__(self, milliseconds: int) -> None:
         self._milliseconds = milliseconds
-        self._since: dict[frozenset[Instrument], int] = {}
+        self._rests: dict[tuple[str, frozenset[Instrument]], tuple[int, int]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._since)
+        return bool(self._rests)
 
-    def start(self, pair: Pair, now: int) -> None:
-        """Let the pair rest from `now` on."""
-        self._since[frozenset(pair)] = now
+    def start(self, action: str, pair: Pair, now: int, *, is_left_over: bool) -> None:
+        """Let the pair rest from `now` on, after an order of this `action`."""
+        if not self._milliseconds:
+            return
+        legs = frozenset(pair)
+        self._rests[OPEN_SPREAD, legs] = now, now + self._milliseconds
+        if action == CLOSE_SPREAD:
+            rest = max(LEFTOVER_REST_MS, self._milliseconds) if is_left_over else self._milliseconds
+            self._rests[CLOSE_SPREAD, legs] = now, now + rest
 
-    def holds(self, pair: Pair, now: int) -> bool:
-        """Return whether the pair still rests."""
-        since = self._since.get(frozenset(pair))
+    def holds(self, action: str, pair: Pair, now: int) -> bool:
+        """Return whether the pair still rests from orders of this `action`."""
+        rest = self._rests.get((action, frozenset(pair)))
         # A clock that was set back ends the rest.
-        return since is not None and since <= now < since + self._milliseconds
+        return rest is not None and rest[0] <= now < rest[1]

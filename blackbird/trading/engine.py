@@ -46,7 +46,7 @@ from blackbird.trading.records import (
 )
 from blackbird.trading.reservations import Reservations
 from blackbird.trading.risk import RiskLimit, RiskModel
-from blackbird.trading.spreads import Pair, new_id
+from blackbird.trading.spreads import new_id, pair_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class TradingEngine:
 
     `limit` and `risk_model` see RiskLimit. `unique_order` refuses copies of orders that have no id, `clock`
     returns milliseconds since 1970. `fee_rates` are those of a simulation by channel, as fractions of an
-    order's value. A pair of which a real leg failed is not opened for `pair_cooldown_ms`. With `exchange`
+    order's value. `pair_cooldown_ms` see Cooldown. With `exchange`
     orders are sent there, without it every order that passes the checks counts as executed at its prices.
     """
 
@@ -171,8 +171,10 @@ class TradingEngine:
             fills=outcome.fills,
         )
         self._ledger.account(booking)
-        if refusal is not None or unwinds or any(each.blocks for each in outcome.leftovers):
-            self._cooldown.start(Pair(order.buy, order.sell), self._clock())
+        is_left_over = any(leftover.blocks for leftover in outcome.leftovers)
+        if refusal is not None or unwinds or is_left_over:
+            pair = pair_of(order)
+            self._cooldown.start(order.action, pair, self._clock(), is_left_over=is_left_over)
         return booking
 
     def amend(self, amendment: Amendment) -> Booking:
@@ -205,6 +207,8 @@ class TradingEngine:
             raise Refused(EXPIRED)
         if self._unique_order and order.order_id is None and self._is_copy(order):
             raise Refused(ALREADY_PLACED)
+        if self._cooldown and self._cooldown.holds(order.action, pair_of(order), self._clock()):
+            raise Refused(COOLING_DOWN)
         if order.action == OPEN_SPREAD:
             self._check_new_spread(order)
         elif order.spread_id is not None:
@@ -224,17 +228,14 @@ class TradingEngine:
             self.spreads.get(spread_id) is not None or self._reservations.opens(spread_id)
         ):
             raise Refused(invalid_spread("expected a new spread, was an open one"))
-        pair = Pair(order.buy, order.sell)
-        if self.leftovers.open and self.leftovers.blocks(pair):
+        if self.leftovers.open and self.leftovers.blocks(pair_of(order)):
             raise Refused(LEFTOVER)
-        if self._cooldown and self._cooldown.holds(pair, self._clock()):
-            raise Refused(COOLING_DOWN)
 
     def _check_open_spread(self, order: Order, spread_id: str) -> None:
         spread = self.spreads.get(spread_id)
         if spread is None:
             raise Refused(invalid_spread("expected an open spread, was unknown"))
-        if spread.pair != Pair(long=order.sell, short=order.buy):
+        if spread.pair != pair_of(order):
             raise Refused(invalid_spread(f"expected the legs of {spread.pair}, was another pair"))
         left = spread.quantity
         if self._reservations:

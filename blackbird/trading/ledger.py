@@ -11,7 +11,7 @@ from blackbird.market.instrument import Instrument
 from blackbird.trading.leftovers import Leftovers
 from blackbird.trading.orders import ACK, NOT_ACK, OPEN_SPREAD, ORDER_PLACED, Order, Reply
 from blackbird.trading.records import Booking, Execution, Leftover, Refusal, Resolved, Stored, Unwind
-from blackbird.trading.spreads import OpenSpreads, Pair, Spread, new_id
+from blackbird.trading.spreads import OpenSpreads, Spread, pair_of
 
 
 class Ledger:
@@ -68,14 +68,13 @@ class Ledger:
             self.leftovers.resolve(record)
 
     def _account_execution(self, record: Execution) -> None:
-        order, size = record.order, record.size
+        order, size = record.order, (record.traded or record.order).size
         self._move(order.buy, size, record.buy_flux)
         self._move(order.sell, size.copy_negate(), record.sell_flux)
         if self._unique_order:
             self.copies.add(fingerprint(order))
         if order.action == OPEN_SPREAD:
-            pair = Pair(order.buy, order.sell)
-            self.spreads.add(Spread(order.spread_id or new_id(), pair, record.entry_spread, size))
+            self.spreads.add(Spread.opened_by(order, record.executed))
         else:
             self._reduce_spreads(order, size)
         key = self._remember(order.order_id, record.request_key, ORDER_PLACED)
@@ -93,7 +92,7 @@ class Ledger:
             if spread is not None:
                 self.spreads.reduce(spread, left)
             return
-        for spread in self.spreads.of_pairs([Pair(long=order.sell, short=order.buy)]):
+        for spread in self.spreads.of_pairs([pair_of(order)]):
             size = min(left, spread.quantity)
             self.spreads.reduce(spread, size)
             left = EXACT.subtract(left, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -69,6 +69,14 @@ class Order(msgspec.Struct, frozen=True):
     expires_at: int | None = None
 
 
+class Executed(NamedTuple):
+    """What was executed of an order: the size of each leg in base coin, and the legs' prices."""
+
+    size: Decimal
+    buy_price: Decimal
+    sell_price: Decimal
+
+
 class OpenSpread(msgspec.Struct, frozen=True, omit_defaults=True):
     """A spread that is open: `quantity` of `long` bought and of `short` sold, `spread` = sold - bought.
 
@@ -103,6 +111,12 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     def acked(self) -> bool:
         """Return whether the order was executed."""
         return self.status == ACK
+
+    def executed(self, order: Order) -> Executed:
+        """Return what was executed of an acked `order`: all of it where the reply does not say otherwise."""
+        if self.size is None or self.buy_price is None or self.sell_price is None:
+            return Executed(order.size, order.buy_price, order.sell_price)
+        return Executed(self.size, self.buy_price, self.sell_price)
 
     @property
     def contradicts_open_spreads(self) -> bool:

@@ -15,7 +15,8 @@ import msgspec
 
 from blackbird.market.decimals import EXACT
 from blackbird.market.instrument import Instrument
-from blackbird.trading.orders import Order
+from blackbird.trading.leg_order import Fill
+from blackbird.trading.orders import Executed, Order
 from blackbird.trading.spreads import Pair
 
 # A leftover of this reason is too small to be traded: it counts, and blocks nothing.
@@ -25,21 +26,6 @@ DUST: Final = "dust"
 TRADED_AWAY: Final = "traded away"
 ACCEPTED: Final = "accepted"
 Resolution = Literal["dust", "traded away", "accepted"]
-
-
-class Fill(msgspec.Struct, frozen=True, tag=True):
-    """One execution of one of our orders as the exchange reported it. `time` is the exchange's, in ms."""
-
-    exec_id: str
-    link_id: str  # which of our orders
-    instrument: Instrument
-    side: Literal["Buy", "Sell"]
-    price: Decimal
-    quantity: Decimal  # in base coin, above zero
-    fee: Decimal  # in `fee_coin`, below zero where it was received
-    fee_coin: str
-    time: int
-    exec_type: str = "Trade"
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -189,9 +175,10 @@ class Execution(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     fees: tuple[Decimal | None, Decimal | None] | None = None
 
     @property
-    def size(self) -> Decimal:
-        """What was bought of the one leg and sold of the other."""
-        return self.order.size if self.traded is None else self.traded.size
+    def executed(self) -> Executed:
+        """The size of each leg, and the prices."""
+        of = self.traded or self.order
+        return Executed(of.size, of.buy_price, of.sell_price)
 
     @property
     def buy_flux(self) -> Decimal:
@@ -207,12 +194,6 @@ class Execution(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
         if self.traded is None:
             return EXACT.multiply(self.order.sell_price, self.order.size)
         return self.traded.sell.flux
-
-    @property
-    def entry_spread(self) -> Decimal:
-        """The price sold at less the price bought at."""
-        executed = self.traded or self.order
-        return EXACT.subtract(executed.sell_price, executed.buy_price)
 
 
 class Unwind(msgspec.Struct, frozen=True, tag=True):

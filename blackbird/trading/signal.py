@@ -151,9 +151,10 @@ class Signal:
                 self._refusals.add(OPEN_SPREAD, pair, versions, reply.info)
                 return
             self._refusals.on_execution()
+            # What was asked: where less was executed the rest was not there, and would be ordered again.
             long.asks.consume(ask, order.size)
             short.bids.consume(bid, order.size)
-            self.spreads.add(Spread.opened_by(order))
+            self.spreads.add(Spread.opened_by(order, reply.executed(order)))
 
     def _close(self, spread: Spread) -> Orders:
         pair = spread.pair
@@ -185,7 +186,7 @@ class Signal:
             self._refusals.on_execution()
             long.bids.consume(bid, order.size)
             short.asks.consume(ask, order.size)
-            self.spreads.reduce(spread, order.size)
+            self.spreads.reduce(spread, reply.executed(order).size)
 
     def _entry(self, pair: Pair) -> tuple[OrderBook, OrderBook] | None:
         """Return the books (long, short) where the pair may be opened at their best prices, else None."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from blackbird.market.decimals import EXACT
 from blackbird.market.instrument import Instrument
-from blackbird.trading.orders import OpenSpread, Order
+from blackbird.trading.orders import CLOSE_SPREAD, Executed, OpenSpread, Order
 
 
 def new_id() -> str:
@@ -25,6 +25,13 @@ class Pair(NamedTuple):
 
     def __str__(self) -> str:
         return f"long {self.long} short {self.short}"
+
+
+def pair_of(order: Order) -> Pair:
+    """Return the pair that an order opens or closes."""
+    if order.action == CLOSE_SPREAD:
+        return Pair(long=order.sell, short=order.buy)
+    return Pair(long=order.buy, short=order.sell)
 
 
 class Spread:
@@ -51,11 +58,11 @@ class Spread:
         self.serial = 0  # the order of opening, set by OpenSpreads
 
     @classmethod
-    def opened_by(cls, order: Order) -> Spread:
-        """Return the spread that an Open order opens."""
-        entry = EXACT.subtract(order.sell_price, order.buy_price)
-        pair = Pair(order.buy, order.sell)
-        return cls(order.spread_id or new_id(), pair, entry, order.size, order.buy_price)
+    def opened_by(cls, order: Order, executed: Executed) -> Spread:
+        """Return the spread that an Open order has opened."""
+        size, bought_at, sold_at = executed
+        entry = EXACT.subtract(sold_at, bought_at)
+        return cls(order.spread_id or new_id(), pair_of(order), entry, size, bought_at)
 
     @property
     def short_price(self) -> Decimal | None:
