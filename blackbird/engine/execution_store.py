@@ -29,7 +29,6 @@ from blackbird.engine.history_rows import (
 )
 from blackbird.runtime.process import InvalidSetup
 from blackbird.trading.records import (
-    TRADED_AWAY,
     Booking,
     Execution,
     Record,
@@ -110,8 +109,8 @@ class ExecutionStore:
             )
         if has_rows and account is not None and self.account not in {None, account}:
             raise OtherMode(
-                f"API_KEY: expected a key of account {account}, which made the orders in the database, was one of"
-                f" account {self.account}; name another POSTGRES_DB, or empty the tables"
+                f"API_KEY: expected a key of account {account}, which made the orders in the database, was"
+                f" one of account {self.account}; name another POSTGRES_DB, or empty the tables"
             )
 
     def is_owned(self) -> bool:
@@ -165,11 +164,7 @@ class ExecutionStore:
         columns = ", ".join(RefusedOrderRow._fields)
         refused = f"SELECT {columns} FROM {REFUSED_ORDERS.name}"  # noqa: S608
         columns = ", ".join(LeftoverRow._fields)
-        # What was traded away is among the executions.
-        left = (
-            f"SELECT {columns} FROM {LEFTOVERS.name}"  # noqa: S608
-            f" WHERE resolution IS DISTINCT FROM '{TRADED_AWAY}' ORDER BY since, trade_id, number"
-        )
+        left = f"SELECT {columns} FROM {LEFTOVERS.name} ORDER BY since, trade_id, number"  # noqa: S608
 
         def work(cursor: Cursor) -> None:
             recover(executions(map(OrderRow._make, self._database.rows(cursor, executed))))

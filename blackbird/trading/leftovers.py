@@ -20,6 +20,7 @@ class Leftovers:
         # Dust and what was accepted included: sizes in base coin, and the cash paid less the cash received.
         self._sizes: dict[Instrument, Decimal] = {}
         self._paid: dict[Instrument, Decimal] = {}
+        self._last_numbers: dict[str, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._sizes)
@@ -27,6 +28,9 @@ class Leftovers:
     def add(self, leftover: Leftover) -> None:
         """Count a leftover, and let it block its pair unless it is dust."""
         self._count(leftover.instrument, leftover.size, leftover.flux)
+        self._last_numbers[leftover.trade_id] = max(
+            leftover.number, self._last_numbers.get(leftover.trade_id, 0)
+        )
         if leftover.blocks:
             self.open[leftover.key] = leftover
 
@@ -35,6 +39,10 @@ class Leftovers:
         leftover = self.open.pop(resolved.key, None)
         if leftover is not None and resolved.resolution == TRADED_AWAY:
             self._count(leftover.instrument, leftover.size.copy_negate(), leftover.flux.copy_negate())
+
+    def next_number(self, trade_id: str) -> int:
+        """Return the number of the next leftover of a trade."""
+        return self._last_numbers.get(trade_id, 0) + 1
 
     def size(self, instrument: Instrument) -> Decimal:
         """Return what is left over of `instrument`: above zero bought, below zero sold."""
