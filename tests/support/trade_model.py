@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from blackbird.market.decimals import ZERO
 from blackbird.market.instrument import Instrument
 from blackbird.trading.instrument_rules import InstrumentRules
 from blackbird.trading.leg_order import (
@@ -84,18 +85,11 @@ def new_state(
         spread_id="spread",
         expires_at=None if expires_in is None else START + expires_in,
     )
-    terms = [
-        LegTerms(rules(leg, least_value=least_value), side, limit, fee if leg == SPOT else Decimal(0))
-        for leg, side, limit in ((buy, BUY, BUY_PRICE), (sell, SELL, SELL_PRICE))
-    ]
-    sizes = Sizes(
-        quantity,
-        gross_up(quantity, terms[0].rules.step, terms[0].base_fee),
-        quantity,
-        BUY_PRICE,
-        SELL_PRICE,
-    )
-    return TradeState("trade", "history-trade", order, None, sizes, *terms, Decimal(1), START)
+    buying = LegTerms(rules(buy, least_value=least_value), BUY, BUY_PRICE, fee if buys_spot else ZERO)
+    selling = LegTerms(rules(sell, least_value=least_value), SELL, SELL_PRICE, ZERO if buys_spot else fee)
+    bought = gross_up(quantity, buying.rules.step, buying.base_fee)
+    sizes = Sizes(quantity, bought, quantity, BUY_PRICE, SELL_PRICE)
+    return TradeState("trade", "history-trade", order, None, sizes, buying, selling, Decimal(1), START)
 
 
 @dataclass
@@ -138,7 +132,7 @@ class TradeModel:
         self.duplicates = 0
         self.overlaps = 0  # sendings while an order of another step was not over
         self.look_ups = 0
-        self.position = Decimal(0)  # of the derivative, by others
+        self.position = ZERO  # of the derivative, by others
         self.crashes = 0
         self._steps = 0
         self._events: list[tuple[int, int, bool, Callable[[], None]]] = []
@@ -206,7 +200,7 @@ class TradeModel:
 
     def _reducible(self, _: Instrument, side: str) -> Decimal:
         held = self.position if side == SELL else -self.position
-        return max(held, Decimal(0))
+        return max(held, ZERO)
 
     # --- the exchange ----------------------------------------------------------------------------
 
@@ -247,7 +241,8 @@ class TradeModel:
             kept.fills = [self._fill(order, part, at) for at, part in enumerate(parts)]
         delay = _nth(self.behaviour.push_delays, number)
         if delay is not None:
-            for event in (*kept.fills, Final(order.link_id, quantity)):
+            events: list[LegEvent] = [*kept.fills, Final(order.link_id, quantity)]
+            for event in events:
                 self._tell(delay, event)
 
     def _fill(self, order: LegOrder, quantity: Decimal, number: int) -> Fill:
@@ -259,7 +254,7 @@ class TradeModel:
             order.side,
             order.limit or (BUY_PRICE if order.side == BUY else SELL_PRICE),
             quantity,
-            quantity * Decimal(self.behaviour.base_fee) if is_spot_buy else Decimal(0),
+            quantity * Decimal(self.behaviour.base_fee) if is_spot_buy else ZERO,
             "BTC" if is_spot_buy else "USDT",
             self.now,
         )
@@ -274,7 +269,7 @@ class TradeModel:
         kept = self.taken.get(link_id)
         events: list[LegEvent] = [NotFound(link_id)]
         if kept is not None and kept.visible_at <= self.now:
-            total = sum((fill.quantity for fill in kept.fills), Decimal(0))
+            total = sum((fill.quantity for fill in kept.fills), ZERO)
             events = [Taken(link_id, "1"), *kept.fills, Final(link_id, total)]
 
         def tell() -> None:

@@ -101,12 +101,12 @@ def by_column(lines: str) -> list[dict[str, str | None]]:
 def schema_columns(table: str) -> list[str]:
     """Return the columns of a table in the order of init.sql, those that later versions added last."""
     schema = re.sub("--.*", "", (HERE / "deploy" / "init.sql").read_text())
+    schema = re.sub(r"\s+ADD COLUMN", " ADD COLUMN", schema)
     body = schema.split(f"CREATE TABLE IF NOT EXISTS {table} (")[1].split("\n);")[0]
-    added = "".join(part.split(";")[0] for part in schema.split(f"ALTER TABLE {table}")[1:])
-    return [
-        *re.findall(r"^  ([a-z_]+) ", body, flags=re.MULTILINE),
-        *re.findall(r"ADD COLUMN IF NOT EXISTS ([a-z_]+) ", added),
-    ]
+    added = "".join(part.split(";")[0] for part in schema.split(f"ALTER TABLE {table} ADD")[1:])
+    columns = re.findall(r"^  ([a-z_]+) ", body, flags=re.MULTILINE)
+    columns += re.findall(r"COLUMN IF NOT EXISTS ([a-z_]+) ", added)
+    return list(dict.fromkeys(columns))
 
 
 # --- order-book rows -----------------------------------------------------------------------------
