@@ -19,23 +19,21 @@ class Cooldown:
 
     def __init__(self, milliseconds: int) -> None:
         self._milliseconds = milliseconds
-        self._rests: dict[tuple[str, frozenset[Instrument]], tuple[int, int]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._rests)
+        # By action and legs: from when to when. Empty until a leg has failed.
+        self.rests: dict[tuple[str, frozenset[Instrument]], tuple[int, int]] = {}
 
     def start(self, action: str, pair: Pair, now: int, *, is_left_over: bool) -> None:
         """Let the pair rest from `now` on, after an order of this `action`."""
         if not self._milliseconds:
             return
         legs = frozenset(pair)
-        self._rests[OPEN_SPREAD, legs] = now, now + self._milliseconds
+        self.rests[OPEN_SPREAD, legs] = now, now + self._milliseconds
         if action == CLOSE_SPREAD:
             rest = max(LEFTOVER_REST_MS, self._milliseconds) if is_left_over else self._milliseconds
-            self._rests[CLOSE_SPREAD, legs] = now, now + rest
+            self.rests[CLOSE_SPREAD, legs] = now, now + rest
 
     def holds(self, action: str, pair: Pair, now: int) -> bool:
         """Return whether the pair still rests from orders of this `action`."""
-        rest = self._rests.get((action, frozenset(pair)))
+        rest = self.rests.get((action, frozenset(pair)))
         # A clock that was set back ends the rest.
         return rest is not None and rest[0] <= now < rest[1]

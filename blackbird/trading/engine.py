@@ -19,7 +19,7 @@ import msgspec
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
 from blackbird.trading.cooldown import Cooldown
-from blackbird.trading.ledger import Ledger, executed, fingerprint, reply
+from blackbird.trading.ledger import Ledger, answer_to, fingerprint, reply
 from blackbird.trading.orders import (
     ALREADY_PLACED,
     BUY_LEG_FAILED,
@@ -108,7 +108,7 @@ class TradingEngine:
         """Return the answer to the order of which `record` was made."""
         answer = record.answer if isinstance(record, Booking) else record
         if isinstance(answer, Execution):
-            return executed(answer)
+            return answer_to(answer)
         return reply(answer.info if answer is not None else NOT_PLACED)
 
     def held(self, instrument: Instrument) -> Decimal:
@@ -207,7 +207,7 @@ class TradingEngine:
             raise Refused(EXPIRED)
         if self._unique_order and order.order_id is None and self._is_copy(order):
             raise Refused(ALREADY_PLACED)
-        if self._cooldown and self._cooldown.holds(order.action, pair_of(order), self._clock()):
+        if self._cooldown.rests and self._cooldown.holds(order.action, pair_of(order), self._clock()):
             raise Refused(COOLING_DOWN)
         if order.action == OPEN_SPREAD:
             self._check_new_spread(order)
@@ -238,7 +238,7 @@ class TradingEngine:
         if spread.pair != pair_of(order):
             raise Refused(invalid_spread(f"expected the legs of {spread.pair}, was another pair"))
         left = spread.quantity
-        if self._reservations:
+        if self._reservations.trades:
             left = EXACT.subtract(left, self._reservations.closing(spread_id))
         if order.size > left:
             raise Refused(invalid_spread(f"expected at most {left}, was {order.size}"))

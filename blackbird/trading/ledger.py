@@ -59,31 +59,37 @@ class Ledger:
             for part in record.parts():
                 self.account(part)
         elif isinstance(record, Unwind):
-            unwound = record.unwound
-            self._move(unwound.instrument, unwound.size, unwound.bought.flux)
-            self._move(unwound.instrument, unwound.size.copy_negate(), unwound.sold.flux)
+            self._account_unwind(record)
         elif isinstance(record, Leftover):
             self.leftovers.add(record)
         else:
             self.leftovers.resolve(record)
 
     def _account_execution(self, record: Execution) -> None:
-        order, size = record.order, (record.traded or record.order).size
-        self._move(order.buy, size, record.buy_flux)
-        self._move(order.sell, size.copy_negate(), record.sell_flux)
+        order = record.order
+        executed = record.traded or order
+        size, bought, sold = executed.size, record.buy_flux, record.sell_flux
+        risks, positions = self.risks, self.positions
+        risks[order.buy] = EXACT.subtract(risks.get(order.buy, ZERO), bought)
+        risks[order.sell] = EXACT.subtract(risks.get(order.sell, ZERO), sold)
+        positions[order.buy] = EXACT.add(positions.get(order.buy, ZERO), size)
+        positions[order.sell] = EXACT.subtract(positions.get(order.sell, ZERO), size)
+        self.pnl = EXACT.add(self.pnl, EXACT.add(bought, sold))
         if self._unique_order:
             self.copies.add(fingerprint(order))
         if order.action == OPEN_SPREAD:
-            self.spreads.add(Spread.opened_by(order, record.executed))
+            self.spreads.add(Spread.opened_by(order, executed))
         else:
             self._reduce_spreads(order, size)
         key = self._remember(order.order_id, record.request_key, ORDER_PLACED)
         if key is not None and record.traded is not None:
-            self._answers[key] = executed(record)
+            self._answers[key] = answer_to(record)
 
-    def _move(self, leg: Instrument, size: Decimal, flux: Decimal) -> None:
+    def _account_unwind(self, record: Unwind) -> None:
+        unwound = record.unwound
+        leg, flux = unwound.instrument, EXACT.add(unwound.bought.flux, unwound.sold.flux)
         self.risks[leg] = EXACT.subtract(self.risks.get(leg, ZERO), flux)
-        self.positions[leg] = EXACT.add(self.positions.get(leg, ZERO), size)
+        self.positions.setdefault(leg, ZERO)
         self.pnl = EXACT.add(self.pnl, flux)
 
     def _reduce_spreads(self, order: Order, left: Decimal) -> None:
@@ -111,7 +117,7 @@ def reply(info: str) -> Reply:
     return Reply(ACK if info == ORDER_PLACED else NOT_ACK, info)
 
 
-def executed(execution: Execution) -> Reply:
+def answer_to(execution: Execution) -> Reply:
     """Return the answer to an order that was executed: of a real one with what its fills came to."""
     traded = execution.traded
     if traded is None:

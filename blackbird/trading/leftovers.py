@@ -18,12 +18,9 @@ class Leftovers:
     def __init__(self) -> None:
         self.open: dict[LeftoverKey, Leftover] = {}
         # Dust and what was accepted included: sizes in base coin, and the cash paid less the cash received.
-        self._sizes: dict[Instrument, Decimal] = {}
+        self.sizes: dict[Instrument, Decimal] = {}
         self._paid: dict[Instrument, Decimal] = {}
         self._last_numbers: dict[str, int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._sizes)
 
     def add(self, leftover: Leftover) -> None:
         """Count a leftover, and let it block its pair unless it is dust."""
@@ -46,7 +43,7 @@ class Leftovers:
 
     def size(self, instrument: Instrument) -> Decimal:
         """Return what is left over of `instrument`: above zero bought, below zero sold."""
-        return self._sizes.get(instrument, ZERO)
+        return self.sizes.get(instrument, ZERO)
 
     def paid(self, instrument: Instrument) -> Decimal:
         """Return the cash paid less the cash received for what is left over of `instrument`."""
@@ -61,5 +58,5 @@ class Leftovers:
         )
 
     def _count(self, instrument: Instrument, size: Decimal, flux: Decimal) -> None:
-        self._sizes[instrument] = EXACT.add(self.size(instrument), size)
+        self.sizes[instrument] = EXACT.add(self.size(instrument), size)
         self._paid[instrument] = EXACT.subtract(self.paid(instrument), flux)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -69,8 +69,24 @@ class Order(msgspec.Struct, frozen=True):
     expires_at: int | None = None
 
 
-class Executed(NamedTuple):
+class Executed(Protocol):
     """What was executed of an order: the size of each leg in base coin, and the legs' prices."""
+
+    @property
+    def size(self) -> Decimal:
+        """The size of each leg."""
+
+    @property
+    def buy_price(self) -> Decimal:
+        """The price of the leg that was bought."""
+
+    @property
+    def sell_price(self) -> Decimal:
+        """The price of the leg that was sold."""
+
+
+class Figures(NamedTuple):
+    """What was executed, by the reply to a real order."""
 
     size: Decimal
     buy_price: Decimal
@@ -115,8 +131,8 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     def executed(self, order: Order) -> Executed:
         """Return what was executed of an acked `order`: all of it where the reply does not say otherwise."""
         if self.size is None or self.buy_price is None or self.sell_price is None:
-            return Executed(order.size, order.buy_price, order.sell_price)
-        return Executed(self.size, self.buy_price, self.sell_price)
+            return order
+        return Figures(self.size, self.buy_price, self.sell_price)
 
     @property
     def contradicts_open_spreads(self) -> bool:

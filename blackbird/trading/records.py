@@ -16,7 +16,7 @@ import msgspec
 from blackbird.market.decimals import EXACT
 from blackbird.market.instrument import Instrument
 from blackbird.trading.leg_order import Fill
-from blackbird.trading.orders import Executed, Order
+from blackbird.trading.orders import Order
 from blackbird.trading.spreads import Pair
 
 # A leftover of this reason is too small to be traded: it counts, and blocks nothing.
@@ -173,12 +173,6 @@ class Execution(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     request_key: str | None = None
     traded: Traded | None = None
     fees: tuple[Decimal | None, Decimal | None] | None = None
-
-    @property
-    def executed(self) -> Executed:
-        """The size of each leg, and the prices."""
-        of = self.traded or self.order
-        return Executed(of.size, of.buy_price, of.sell_price)
 
     @property
     def buy_flux(self) -> Decimal:

@@ -23,28 +23,25 @@ class Reservations:
     """Running trades by their ids. There are as many as groups trade at once: each sum goes through them."""
 
     def __init__(self) -> None:
-        self._trades: dict[str, Reserved] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._trades)
+        self.trades: dict[str, Reserved] = {}
 
     def add(self, trade_id: str, order: Order, buy_limit: Decimal, sell_limit: Decimal) -> None:
         """Reserve what a trade may take until it is released."""
         cost = EXACT.multiply(buy_limit, order.size)
         proceeds = EXACT.multiply(sell_limit, order.size)
-        self._trades[trade_id] = Reserved(order, cost, proceeds)
+        self.trades[trade_id] = Reserved(order, cost, proceeds)
 
     def release(self, trade_id: str) -> None:
         """Give back what a trade has reserved; one that has reserved nothing is no error."""
-        self._trades.pop(trade_id, None)
+        self.trades.pop(trade_id, None)
 
     def buying(self, instrument: Instrument) -> Decimal:
         """Return the cash that running trades may pay for `instrument`."""
-        return _sum(each.cost for each in self._trades.values() if each.order.buy == instrument)
+        return _sum(each.cost for each in self.trades.values() if each.order.buy == instrument)
 
     def selling(self, instrument: Instrument) -> Decimal:
         """Return the cash that running trades may receive for `instrument`."""
-        return _sum(each.proceeds for each in self._trades.values() if each.order.sell == instrument)
+        return _sum(each.proceeds for each in self.trades.values() if each.order.sell == instrument)
 
     def opens(self, spread_id: str) -> bool:
         """Return whether a running trade opens the spread `spread_id`."""
@@ -57,7 +54,7 @@ class Reservations:
 
     def orders(self) -> Iterable[Order]:
         """Return the orders of the running trades."""
-        return (each.order for each in self._trades.values())
+        return (each.order for each in self.trades.values())
 
     def _orders(self, action: str) -> Iterable[Order]:
         return (order for order in self.orders() if order.action == action)

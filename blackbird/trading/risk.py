@@ -38,24 +38,25 @@ class RiskLimit:
         """Raise Refused where the order, bought and sold at these prices, must not be executed."""
         long = self._exposure(order.buy, buy_price)
         short = self._exposure(order.sell, sell_price)
-        if self._reservations:
+        if self._reservations.trades:
             long = EXACT.add(long, self._reservations.buying(order.buy))
             short = EXACT.subtract(short, self._reservations.selling(order.sell))
-        self._check_leg(long, EXACT.add(long, EXACT.multiply(buy_price, order.size)))
-        self._check_leg(short, EXACT.subtract(short, EXACT.multiply(sell_price, order.size)))
-
-    def _check_leg(self, before: Decimal, after: Decimal) -> None:
-        if abs(after) > self._limit and abs(after) > abs(before):
+        longer = EXACT.add(long, EXACT.multiply(buy_price, order.size))
+        shorter = EXACT.subtract(short, EXACT.multiply(sell_price, order.size))
+        limit = self._limit
+        if (longer.copy_abs() > limit and longer.copy_abs() > long.copy_abs()) or (
+            shorter.copy_abs() > limit and shorter.copy_abs() > short.copy_abs()
+        ):
             raise Refused(RISK_LIMIT_EXCEED)
 
     def _cash(self, leg: Instrument, _price: Decimal) -> Decimal:
         exposure = self._ledger.risks.get(leg, ZERO)
         leftovers = self._ledger.leftovers
-        return EXACT.add(exposure, leftovers.paid(leg)) if leftovers else exposure
+        return EXACT.add(exposure, leftovers.paid(leg)) if leftovers.sizes else exposure
 
     def _value(self, leg: Instrument, price: Decimal) -> Decimal:
         position = self._ledger.positions.get(leg, ZERO)
         leftovers = self._ledger.leftovers
-        if leftovers:
+        if leftovers.sizes:
             position = EXACT.add(position, leftovers.size(leg))
         return EXACT.multiply(position, price)

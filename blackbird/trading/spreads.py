@@ -60,9 +60,10 @@ class Spread:
     @classmethod
     def opened_by(cls, order: Order, executed: Executed) -> Spread:
         """Return the spread that an Open order has opened."""
-        size, bought_at, sold_at = executed
-        entry = EXACT.subtract(sold_at, bought_at)
-        return cls(order.spread_id or new_id(), pair_of(order), entry, size, bought_at)
+        bought_at = executed.buy_price
+        entry = EXACT.subtract(executed.sell_price, bought_at)
+        pair = Pair(order.buy, order.sell)
+        return cls(order.spread_id or new_id(), pair, entry, executed.size, bought_at)
 
     @property
     def short_price(self) -> Decimal | None:
