@@ -281,6 +281,8 @@ class Settings(Servers):
     # Database
     DUMP_ORDERBOOK_TO_DB: Switch = True
     DUMP_ORDER_TO_DB: Switch = True
+    RETENTION_DAYS: int = Field(default=0, ge=0, le=36_500)
+    ARCHIVE_PATH: str = ""
 
     # Broker
     RABBITMQ_HEARTBEAT: int = Field(default=10, ge=1, le=3600)

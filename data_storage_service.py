@@ -26,7 +26,8 @@ from blackbird.runtime.process import parse_arguments, run_service
 from blackbird.storage.batch_writer import BatchWriter, Store
 from blackbird.storage.intake import Intake
 from blackbird.storage.orderbook_store import OrderbookStore, Update, read_update
-from config import Config, check_settings, log_settings
+from blackbird.storage.retention import DiskWatch, Retention, RetentionStore, Upkeep
+from config import HERE, LOCAL_HOSTS, Config, check_settings, hosts_and_ports, log_settings
 from database_manager import DatabaseManager
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,9 @@ SWITCH_SECONDS = 0.001
 class DataStorageService:
     """The storage service between broker and database; with `discard` messages are acknowledged unread."""
 
-    def __init__(self, broker: BrokerParameters, store: Store, *, discard: bool) -> None:
+    def __init__(self, broker: BrokerParameters, store: Store, upkeep: Upkeep, *, discard: bool) -> None:
         self._broker = broker
+        self._upkeep = upkeep
         self._discard = discard
         self._writer = BatchWriter(store, BATCH, ping_seconds=None if discard else PING_SECONDS)
         self._intake = Intake(self._writer, self._on_delivery)
@@ -64,6 +66,8 @@ class DataStorageService:
             asyncio.create_task(self._writer.run()),
             asyncio.create_task(self._intake.run()),
         ]
+        if not self._discard:
+            loops.append(asyncio.create_task(self._upkeep.run()))
         stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([*loops, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -105,6 +109,18 @@ class DataStorageService:
         await self._writer.drain(DRAIN_SECONDS)
 
 
+def upkeep() -> Upkeep:
+    """Return the upkeep by the settings, on a connection of its own."""
+    store = RetentionStore(DatabaseManager("data storage upkeep", Config.DB_CONFIG))
+    retention = None
+    if Config.RETENTION_DAYS:
+        retention = Retention(store, Config.RETENTION_DAYS, only_archived=bool(Config.ARCHIVE_PATH))
+    # Of a database elsewhere the disk is not known here.
+    hosts = {host for host, _ in hosts_and_ports(Config.POSTGRES_HOST, Config.POSTGRES_PORT)}
+    is_here = hosts <= LOCAL_HOSTS
+    return Upkeep(retention, DiskWatch(HERE / Config.PGDATA_PATH, store.size) if is_here else None)
+
+
 def main() -> None:
     """Run the data storage service."""
     parse_arguments(__doc__)
@@ -113,6 +129,7 @@ def main() -> None:
     service = DataStorageService(
         connection_parameters(**Config.BROKER_CONFIG, name="data storage"),
         OrderbookStore(DatabaseManager("data storage", Config.DB_CONFIG), Config.TABLES["orderbook"]),
+        upkeep(),
         discard=not Config.DUMP_ORDERBOOK_TO_DB,
     )
     run_service(

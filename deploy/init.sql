@@ -167,12 +167,135 @@ CREATE TRIGGER forget_orders AFTER TRUNCATE ON bybit."order"
 
 CREATE OR REPLACE FUNCTION bybit.forget_updates() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  TRUNCATE bybit.orderbook_update;
+  TRUNCATE bybit.orderbook_update, bybit.archived_day;
   RETURN NULL;
 END $$;
 DROP TRIGGER IF EXISTS forget_updates ON bybit.orderbook;
 CREATE TRIGGER forget_updates AFTER TRUNCATE ON bybit.orderbook
   FOR EACH STATEMENT EXECUTE FUNCTION bybit.forget_updates();
+
+-- Retention ------------------------------------------------------------------------------------------------------------
+-- Whole UTC days of order books are removed, oldest first. Orders never are.
+
+-- Like bybit.orderbook in chunks of a day, for a chunk is dropped at once. COPY into it costs the same.
+DO $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'timescaledb') THEN
+    PERFORM create_hypertable('bybit.orderbook_update', 'ts_orderbook', chunk_time_interval => 86400000::bigint,
+                              create_default_indexes => false, if_not_exists => true, migrate_data => true);
+  END IF;
+END $$;
+
+-- Days of which every message is in a verified export: written by whoever made the export.
+CREATE TABLE IF NOT EXISTS bybit.archived_day (
+  day         bigint PRIMARY KEY CHECK (day % 86400000 = 0),
+  messages    bigint NOT NULL,
+  archived_at bigint NOT NULL
+);
+
+-- The tables that retention trims, in this order: with its levels gone a message must still be known as stored.
+CREATE OR REPLACE FUNCTION bybit.trimmed_tables() RETURNS TABLE (name regclass, time_column text)
+LANGUAGE sql STABLE AS $$
+  SELECT to_regclass(name), time_column
+  FROM (VALUES (1, 'bybit.orderbook', 'ts_orderbook'), (2, 'bybit.orderbook_update', 'ts_orderbook'),
+               (3, 'bybit.quote', 'quoted_at')) AS tables (position, name, time_column)
+  WHERE to_regclass(name) IS NOT NULL ORDER BY position
+$$;
+
+CREATE OR REPLACE FUNCTION bybit.is_hypertable(which regclass) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  found boolean := false;
+BEGIN
+  IF EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'timescaledb') THEN
+    EXECUTE 'SELECT EXISTS (SELECT FROM timescaledb_information.hypertables
+                            WHERE format(''%I.%I'', hypertable_schema, hypertable_name)::regclass = $1)'
+      INTO found USING which;
+  END IF;
+  RETURN found;
+END $$;
+
+-- Called again until it returns 0: a portion is a transaction, and short. The lock is for several storage services.
+CREATE OR REPLACE FUNCTION bybit.forget_before(
+  before bigint, only_archived boolean DEFAULT false, most integer DEFAULT 20000
+) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  day_ms  CONSTANT bigint := 86400000;
+  now_ms  CONSTANT bigint := extract(epoch FROM clock_timestamp()) * 1000;
+  horizon bigint := least(before, now_ms - day_ms);
+  oldest  bigint;
+  until   bigint;
+  which   record;
+  part    bigint;
+  removed bigint := 0;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(5433, 1) THEN
+    RETURN 0;
+  END IF;
+  horizon := horizon - horizon % day_ms;
+  FOR which IN SELECT * FROM bybit.trimmed_tables() LOOP
+    EXECUTE format('SELECT least($1, min(%I)) FROM %s', which.time_column, which.name) INTO oldest USING oldest;
+  END LOOP;
+  until := oldest - oldest % day_ms + day_ms;
+  IF oldest IS NULL OR until > horizon OR only_archived AND NOT bybit.is_archived(until - day_ms) THEN
+    RETURN 0;
+  END IF;
+  FOR which IN SELECT * FROM bybit.trimmed_tables() LOOP
+    IF bybit.is_hypertable(which.name) THEN
+      EXECUTE format('SELECT count(*) FROM drop_chunks(%L::regclass, older_than => $1)', which.name)
+        INTO part USING until;
+    ELSE
+      EXECUTE format('DELETE FROM %1$s WHERE ctid = ANY (ARRAY(
+                        SELECT ctid FROM %1$s WHERE %2$I < $1 ORDER BY %2$I LIMIT $2))', which.name, which.time_column)
+        USING until, most;
+      GET DIAGNOSTICS part = ROW_COUNT;
+    END IF;
+    removed := removed + part;
+    EXIT WHEN removed >= most;
+  END LOOP;
+  RETURN removed;
+END $$;
+
+-- A message that came after the export makes them more: the day has to be exported again. Fewer are what is left of a
+-- day that is being removed.
+CREATE OR REPLACE FUNCTION bybit.is_archived(which_day bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
+  SELECT coalesce((SELECT messages FROM bybit.archived_day WHERE day = which_day), 0)
+       >= (SELECT count(*) FROM bybit.orderbook_update WHERE ts_orderbook >= which_day AND ts_orderbook < which_day + 86400000)
+$$;
+
+-- Only the Community edition compresses: chunks that ended more than a day ago, by a background job of its own.
+CREATE OR REPLACE FUNCTION bybit.now_ms() RETURNS bigint LANGUAGE sql STABLE AS
+  'SELECT (extract(epoch FROM now()) * 1000)::bigint';
+DO $$
+DECLARE
+  which record;
+BEGIN
+  IF current_setting('timescaledb.license', true) IS DISTINCT FROM 'timescale' THEN
+    RETURN;
+  END IF;
+  FOR which IN
+    SELECT name, segment_by, order_by
+    FROM (VALUES ('orderbook', 'channel, symbol_name', 'ts_orderbook, update_id, side, price'),
+                 ('orderbook_update', 'channel, topic', 'ts_orderbook, update_id, sequence_id, type'),
+                 ('quote', 'channel, symbol_name', 'quoted_at'))
+         AS t (name, segment_by, order_by)
+    JOIN timescaledb_information.hypertables ON hypertable_schema = 'bybit' AND hypertable_name = name
+    WHERE NOT compression_enabled
+  LOOP
+    EXECUTE format('ALTER TABLE bybit.%I SET (timescaledb.compress, timescaledb.compress_segmentby = %L, '
+                   'timescaledb.compress_orderby = %L)', which.name, which.segment_by, which.order_by);
+    PERFORM set_integer_now_func(format('bybit.%I', which.name)::regclass, 'bybit.now_ms', replace_if_exists => true);
+    PERFORM add_compression_policy(format('bybit.%I', which.name)::regclass, compress_after => 86400000::bigint,
+                                   if_not_exists => true);
+  END LOOP;
+EXCEPTION WHEN feature_not_supported THEN
+  RAISE WARNING 'order books stay as they are: %', SQLERRM;
+END $$;
+
+COMMENT ON TABLE bybit.archived_day IS 'UTC days of which every order-book message is in a verified export. With ARCHIVE_PATH retention removes no other.';
+COMMENT ON COLUMN bybit.archived_day.day IS 'Beginning of the day, ms since 1970';
+COMMENT ON COLUMN bybit.archived_day.messages IS 'Messages in the export, by ts_orderbook: the rows of bybit.orderbook_update of that day';
+COMMENT ON COLUMN bybit.archived_day.archived_at IS 'When the export was verified, ms since 1970';
+COMMENT ON FUNCTION bybit.forget_before(bigint, boolean, integer) IS 'Removes a portion of the oldest whole UTC day of order books before the given time (ms since 1970), never of the last 24 hours: chunks, or at most so many rows. Returns how many, 0 when nothing is left to remove; with only_archived a day that is not in bybit.archived_day is not removed.';
 
 -- Views for people at a prompt. Times are milliseconds since 1970, as in the tables. Later versions may only append
 -- columns: CREATE OR REPLACE VIEW takes nothing else.
