@@ -11,6 +11,7 @@ if __name__ == "__main__":
     import blackbird.runtime.early_signals  # noqa: F401 - handles SIGINT and SIGTERM while the rest is imported
 
 import asyncio
+import contextlib
 import logging
 import sys
 from typing import Any
@@ -19,14 +20,16 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.parameters import BrokerParameters
-from blackbird.broker.session import Session, connection_parameters, keep_session
+from blackbird.broker.session import Session, SessionLost, connection_parameters, keep_session
 from blackbird.bybit.environment import OrderMode
 from blackbird.market.fields import InvalidMessage
 from blackbird.runtime.process import parse_arguments, run_service
 from blackbird.storage.batch_writer import BatchWriter, Store
 from blackbird.storage.intake import Intake
-from blackbird.storage.orderbook_store import OrderbookStore, Update, read_update
+from blackbird.storage.orderbook_store import OrderbookStore, UpdateKey, read_update
+from blackbird.storage.quote_storage import QuoteStorage, QuoteStore
 from blackbird.storage.retention import DiskWatch, Retention, RetentionStore, Upkeep
+from blackbird.storage.update import Update
 from config import HERE, LOCAL_HOSTS, Config, check_settings, hosts_and_ports, log_settings
 from database_manager import DatabaseManager
 
@@ -50,11 +53,22 @@ SWITCH_SECONDS = 0.001
 class DataStorageService:
     """The storage service between broker and database; with `discard` messages are acknowledged unread."""
 
-    def __init__(self, broker: BrokerParameters, store: Store, upkeep: Upkeep, *, discard: bool) -> None:
+    def __init__(
+        self,
+        broker: BrokerParameters,
+        store: Store[UpdateKey],
+        quotes: QuoteStorage,
+        upkeep: Upkeep,
+        *,
+        discard: bool,
+    ) -> None:
         self._broker = broker
+        self._quotes = quotes
         self._upkeep = upkeep
         self._discard = discard
-        self._writer = BatchWriter(store, BATCH, ping_seconds=None if discard else PING_SECONDS)
+        self._writer: BatchWriter[UpdateKey] = BatchWriter(
+            store, BATCH, ping_seconds=None if discard else PING_SECONDS
+        )
         self._intake = Intake(self._writer, self._on_delivery)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -65,6 +79,8 @@ class DataStorageService:
             asyncio.create_task(keep_session(self._broker, self._open)),
             asyncio.create_task(self._writer.run()),
             asyncio.create_task(self._intake.run()),
+            asyncio.create_task(keep_session(self._broker, self._quotes.open)),
+            asyncio.create_task(self._quotes.run()),
         ]
         if not self._discard:
             loops.append(asyncio.create_task(self._upkeep.run()))
@@ -106,7 +122,9 @@ class DataStorageService:
     async def _finish(self) -> None:
         """Take no more messages, write and acknowledge those that were delivered."""
         await self._intake.stop()
-        await self._writer.drain(DRAIN_SECONDS)
+        with contextlib.suppress(SessionLost):
+            await self._quotes.finish(DRAIN_SECONDS / 2)
+        await self._writer.drain(DRAIN_SECONDS / 2)
 
 
 def upkeep() -> Upkeep:
@@ -126,11 +144,14 @@ def main() -> None:
     parse_arguments(__doc__)
     check_settings()
     sys.setswitchinterval(SWITCH_SECONDS)
+    discard = not Config.DUMP_ORDERBOOK_TO_DB
+    quotes = QuoteStore(DatabaseManager("data storage quotes", Config.DB_CONFIG))
     service = DataStorageService(
         connection_parameters(**Config.BROKER_CONFIG, name="data storage"),
         OrderbookStore(DatabaseManager("data storage", Config.DB_CONFIG), Config.TABLES["orderbook"]),
+        QuoteStorage(quotes, discard=discard),
         upkeep(),
-        discard=not Config.DUMP_ORDERBOOK_TO_DB,
+        discard=discard,
     )
     run_service(
         "data storage",

@@ -21,7 +21,7 @@ from pika.spec import Basic, BasicProperties
 from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.properties import published_at
 from blackbird.broker.session import QueueInUse, Session, SessionLost, connection_parameters, keep_session
-from blackbird.broker.topology import EXCHANGE, ORDERS, RESYNC, SIGNAL
+from blackbird.broker.topology import EXCHANGE, ORDERS, PERSISTENT, QUOTE, RESYNC, SIGNAL
 from blackbird.bybit.environment import OrderMode
 from blackbird.market.book_message import decode_book
 from blackbird.market.fields import InvalidMessage
@@ -33,6 +33,7 @@ from blackbird.runtime.process import parse_arguments, run_service
 from blackbird.signals.ack_tracker import AckTracker
 from blackbird.signals.group_lane import GroupLanes, LaneContext, PendingUpdate
 from blackbird.signals.order_manager import OrderManager
+from blackbird.signals.quotes import QuotePublisher
 from blackbird.signals.snapshot_requests import SnapshotRequests
 from blackbird.signals.subscription_map import SubscriptionMap
 from blackbird.trading.pair_checks import Limits
@@ -66,6 +67,9 @@ class SignalService:
         self._lanes = GroupLanes(LaneContext(signal, orders, self._acks, failures, self._reject))
         self._map = SubscriptionMap(self._apply_subscriptions, failures)
         self._snapshots = SnapshotRequests(self._request_snapshot, self._gaps_of)
+        self._quotes = QuotePublisher(
+            signal.keeper, self._lanes.last_updates.get, self._publish_quote, milliseconds
+        )
         # Another process has the queue: the first time it may be what is left of our own last session.
         self._was_overtaken = False
 
@@ -79,6 +83,7 @@ class SignalService:
                 self._repeat(HOUSEKEEPING_SECONDS, "requesting snapshots", self._update_requests)
             ),
             asyncio.create_task(self._repeat(AGES_SECONDS, "reporting", self._report_ages)),
+            asyncio.create_task(self._publish_quotes()),
         ]
         stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         try:
@@ -149,6 +154,20 @@ class SignalService:
     def _acknowledge(self, delivery_tag: int) -> None:
         if self._session is not None:
             self._session.acknowledge(delivery_tag, multiple=True)
+
+    # --- quotes ----------------------------------------------------------------------------------
+
+    async def _publish_quotes(self) -> None:
+        publish = self._failures.guard("publishing quotes", self._quotes.publish)
+        while True:
+            publish(await self._quotes.wait())
+
+    def _publish_quote(self, body: bytes) -> None:
+        properties = BasicProperties(delivery_mode=PERSISTENT, content_type="application/json")
+        # Without a session the second is left out: the books stand still.
+        with contextlib.suppress(SessionLost):
+            if self._session is not None:
+                self._session.publish(EXCHANGE, QUOTE, body, properties)
 
     # --- snapshots and reports -------------------------------------------------------------------
 

@@ -66,6 +66,33 @@ BEGIN
   END IF;
 END $$;
 
+-- One row per second and instrument: the best prices of the book of the signal engine. A query over price levels could
+-- not give them: a book at a moment is every level since its last snapshot.
+CREATE TABLE IF NOT EXISTS bybit.quote (
+  quoted_at    bigint NOT NULL,  -- a whole second, in milliseconds
+  channel      text   NOT NULL,
+  symbol_name  text   NOT NULL,
+  matching_key text,
+  state        text   NOT NULL,
+  bid          numeric,
+  bid_size     numeric,
+  ask          numeric,
+  ask_size     numeric,
+  received_at  bigint NOT NULL,  -- milliseconds
+  number       bigint,
+  PRIMARY KEY (channel, symbol_name, quoted_at)
+);
+
+DO $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'timescaledb') THEN
+    PERFORM create_hypertable('bybit.quote', 'quoted_at', chunk_time_interval => 86400000::bigint,
+                              if_not_exists => true, migrate_data => true);
+  ELSE
+    CREATE INDEX IF NOT EXISTS quote_quoted_at_idx ON bybit.quote (quoted_at DESC);
+  END IF;
+END $$;
+
 -- Two rows per execution, one per leg. flux is signed cash: minus for a buy.
 CREATE TABLE IF NOT EXISTS bybit."order" (
   channel      text    NOT NULL,
@@ -479,6 +506,19 @@ COMMENT ON COLUMN bybit.orderbook_update.topic IS 'Topic of the stream, as order
 COMMENT ON COLUMN bybit.orderbook_update.type IS 'snapshot or delta (field type)';
 COMMENT ON COLUMN bybit.orderbook_update.published_at IS 'When the collector received the message, ms since 1970 (header published_at); NULL for messages of other publishers and of versions before 0.2.0';
 COMMENT ON COLUMN bybit.orderbook_update.number IS 'Order of publishing over all instruments, strictly rising (header number): about nanoseconds since 1970; of copies that of the first; NULL as published_at';
+
+COMMENT ON TABLE bybit.quote IS 'Best prices of each order book, one row per second and instrument. Taken by the signal engine from the books that it trades on, written by the data storage service; seconds without a signal engine have no row.';
+COMMENT ON COLUMN bybit.quote.quoted_at IS 'The whole second that the row is of, by the signal engine''s clock, ms since 1970';
+COMMENT ON COLUMN bybit.quote.channel IS 'Market category, as spot or linear';
+COMMENT ON COLUMN bybit.quote.symbol_name IS 'Symbol, as BTCUSDT';
+COMMENT ON COLUMN bybit.quote.matching_key IS 'Group that the instrument was in; NULL where in none';
+COMMENT ON COLUMN bybit.quote.state IS 'in sync, or waits for snapshot: then the book is not traded on, and the row has no prices';
+COMMENT ON COLUMN bybit.quote.bid IS 'Best bid in quote coin; NULL where the side is empty';
+COMMENT ON COLUMN bybit.quote.bid_size IS 'Size at the best bid as the exchange has it, in base coin for spot and linear';
+COMMENT ON COLUMN bybit.quote.ask IS 'Best ask in quote coin; NULL where the side is empty';
+COMMENT ON COLUMN bybit.quote.ask_size IS 'Size at the best ask as the exchange has it, in base coin for spot and linear';
+COMMENT ON COLUMN bybit.quote.received_at IS 'When the collector received the last message that agreed with the book, ms since 1970: quoted_at - received_at is the age of the prices';
+COMMENT ON COLUMN bybit.quote.number IS 'number of the last message that the book had seen, see bybit.orderbook_update.number: replayed up to it, the stored messages give this book';
 
 COMMENT ON TABLE bybit."order" IS 'Executions, two rows each: the buy leg and the sell leg, both or neither. Written by the trading engine. Never trimmed: exposure, PnL and open spreads are computed from it at start.';
 COMMENT ON COLUMN bybit."order".channel IS 'Market category of the leg, as spot or linear';

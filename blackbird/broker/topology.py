@@ -12,6 +12,7 @@ EXCHANGE = "data_feeder"
 STORAGE = "storage"
 SIGNAL = "signal"
 SUBSCRIPTION = "subscription"
+QUOTE = "quote"
 RESYNC = "resync"
 ORDERS = "orders"
 # Replies to this address come by themselves to the channel that asked: a queue less on the way.
@@ -32,6 +33,7 @@ QUEUE_ARGUMENTS: Mapping[str, dict[str, Any]] = {
     # Stale books may fall out; the gap in `u` that this leaves is mended by a snapshot.
     SIGNAL: {"x-max-length": 100_000},
     SUBSCRIPTION: {},
+    QUOTE: {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000},
     LATEST_SUBSCRIPTION: {"x-max-length": 1},
     COLLECTOR_SUBSCRIPTIONS: {"x-max-length": 1},
     COLLECTOR_NUMBERS: {"x-max-length": 1},
@@ -42,6 +44,7 @@ FEED_QUEUES = {
     SIGNAL: SIGNAL,
     SUBSCRIPTION: SUBSCRIPTION,
     LATEST_SUBSCRIPTION: SUBSCRIPTION,
+    QUOTE: QUOTE,
 }
 # Dead letters go after a week; their queues take no arguments, so that anybody may declare them.
 DEAD_LETTER_EXPIRATION = str(7 * 24 * 3600 * 1000)

@@ -93,6 +93,20 @@ class Side:
             level = self._consumed[price] = Level(price, size)
         return level
 
+    def best_reported(self) -> tuple[Decimal, Decimal] | None:
+        """Return price and size of the best level as the exchange has it, None where there is none."""
+        lazy = self._lazy_snapshot
+        if lazy is not None:
+            return lazy.price, lazy.size
+        # Levels that were consumed whole are reported all the same.
+        prices = list(self._consumed)
+        if self._prices:
+            prices.append(self._prices[self._best])
+        if not prices:
+            return None
+        price = max(prices) if self._best else min(prices)
+        return price, self._sizes[price]
+
     def update(self, levels: Levels) -> None:
         """Apply a delta's levels: absolute sizes, zero removes; removing what is not there is no error."""
         self._read()

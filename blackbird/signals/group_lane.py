@@ -86,6 +86,7 @@ class GroupLane:
         self._context = context
         self._signal = context.signal
         self._lanes = lanes
+        self._last_updates = lanes.last_updates
         self._waiting: deque[PendingUpdate] = deque()
         self._scan: OrderScan | None = None  # whose order is in flight
         self._is_late = False
@@ -147,6 +148,7 @@ class GroupLane:
             pairs = self._signal.on_book(message, update.received_ms, update.taken_ms)
         except Exception as error:  # noqa: BLE001 - the edge, see _put_aside
             self._put_aside(update, error)
+        self._last_updates[message.channel, message.data.s] = update
         if self.key != message.matching_key:
             lane = self._lanes.lane_for(message)
             if lane is not self:
@@ -185,6 +187,7 @@ class GroupLane:
                     self._signal.on_book(message, update.received_ms, update.taken_ms)
                 except Exception as error:  # noqa: BLE001 - the edge, see _put_aside
                     self._put_aside(update, error)
+                self._last_updates[message.channel, message.data.s] = update
         self._waiting = staying
 
     def _next(self) -> PendingUpdate:
@@ -280,6 +283,8 @@ class GroupLanes:
         self._context = context
         self._signal = context.signal
         self._lanes: dict[str, GroupLane] = {}
+        # The last message that each instrument's book has seen, applied or not; an Instrument is such a key.
+        self.last_updates: dict[tuple[str, str], PendingUpdate] = {}
         self.may_trade = False
 
     @property
@@ -325,8 +330,10 @@ class GroupLanes:
         self.may_trade = False
 
     def remove_idle(self) -> None:
-        """Forget the lanes of groups that are gone."""
+        """Forget the lanes of groups, and the messages of instruments, that are gone."""
         groups = self._signal.keeper.groups
+        for instrument in self.last_updates.keys() - self._signal.keeper.books.keys():
+            del self.last_updates[instrument]
         self._lanes = {key: lane for key, lane in self._lanes.items() if key in groups or not lane.is_idle}
 
     def _lane(self, key: str) -> GroupLane:

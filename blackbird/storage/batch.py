@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from pika.spec import BasicProperties
 
 from blackbird.broker.session import SessionLost
-from blackbird.broker.topology import STORAGE
-from blackbird.storage.orderbook_store import Update, UpdateKey
+from blackbird.storage.update import Update
+
+K = TypeVar("K")
 
 
 class Deliverer(Protocol):
@@ -25,13 +26,14 @@ class Deliverer(Protocol):
         """Move a body that cannot be stored to the dead-letter queue; raises SessionLost."""
 
 
-class Batch:
-    """Deliveries of one session, written together and acknowledged up to the last one."""
+class Batch(Generic[K]):
+    """Deliveries of `queue` on one session, written together and acknowledged up to the last one."""
 
-    def __init__(self, session: Deliverer | None = None) -> None:
-        self.updates: dict[UpdateKey, Update] = {}
+    def __init__(self, queue: str, session: Deliverer | None = None) -> None:
+        self.updates: dict[K, Update] = {}
         self.messages = 0
         self.begun = 0.0  # loop time of the first message
+        self._queue = queue
         self._session = session
         self._last_tag = 0
 
@@ -40,11 +42,11 @@ class Batch:
         self._last_tag = delivery_tag
         self.messages += 1
 
-    def add(self, key: UpdateKey, update: Update) -> None:
+    def add(self, key: K, update: Update) -> None:
         """Add the update of a delivery; of copies the first one stays."""
         self.updates.setdefault(key, update)
 
-    def followed_by(self, later: Batch) -> Batch:
+    def followed_by(self, later: Batch[K]) -> Batch[K]:
         """Return this batch with the deliveries of a later one.
 
         The later one alone where it is of another session: the broker redelivers what the ended one brought.
@@ -57,7 +59,7 @@ class Batch:
             self.messages += later.messages
         return self
 
-    def dead_letter(self, key: UpdateKey, reason: str) -> None:
+    def dead_letter(self, key: K, reason: str) -> None:
         """Move the message of an update to the dead-letter queue."""
         update = self.updates[key]
         self.dead_letter_message(reason, update.properties, update.body)
@@ -67,7 +69,7 @@ class Batch:
         # On a session that has ended it is not acknowledged either, so it is redelivered.
         with contextlib.suppress(SessionLost):
             if self._session is not None:
-                self._session.dead_letter(STORAGE, reason, properties, body)
+                self._session.dead_letter(self._queue, reason, properties, body)
 
     def acknowledge(self) -> None:
         """Acknowledge every delivery of the batch."""

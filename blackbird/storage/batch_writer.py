@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from functools import partial
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+from blackbird.broker.topology import STORAGE
 from blackbird.runtime.backoff import Backoff
 from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
@@ -21,15 +22,18 @@ SHORTEST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 
 
-class Store(UpdateStore, Protocol):
+K = TypeVar("K")
+
+
+class Store(UpdateStore[K], Protocol[K]):
     """Where updates are stored, and whether it takes any; each method raises DatabaseUnavailable."""
 
     def ping(self) -> None:
         """Return when the database answers and has the tables."""
 
 
-class BatchWriter:
-    """Writes one batch while the next one fills; a batch is kept until the database has taken it.
+class BatchWriter(Generic[K]):
+    """Writes one batch of `queue` while the next one fills; each is kept until the database has taken it.
 
     A batch is written when it has `batch_size` messages or is `gather_seconds` old. With nothing to write the
     database is pinged every `ping_seconds`, None for never.
@@ -37,20 +41,22 @@ class BatchWriter:
 
     def __init__(
         self,
-        store: Store,
+        store: Store[K],
         batch_size: int,
         gather_seconds: float = GATHER_SECONDS,
         *,
+        queue: str = STORAGE,
         ping_seconds: float | None = None,
     ) -> None:
         self._store = store
         self._batch_size = batch_size
+        self._queue = queue
         self._gather_seconds = gather_seconds
         self._ping_seconds = ping_seconds
         self._busy_since: float | None = None
         self._database = WorkerThread("database")
         self._session: Deliverer | None = None
-        self._batch = Batch()
+        self._batch: Batch[K] = Batch(queue)
         self._last_tag = 0
         self._arrived = asyncio.Event()
         self._full = asyncio.Event()
@@ -68,7 +74,7 @@ class BatchWriter:
     def start_session(self, session: Deliverer) -> None:
         """Gather the deliveries of `session` from now on; what an earlier one brought is redelivered."""
         self._session = session
-        self._batch = Batch(session)
+        self._batch = Batch(self._queue, session)
         self._last_tag = 0
 
     def requeue(self) -> None:
@@ -78,9 +84,9 @@ class BatchWriter:
         """
         if self._session is not None:
             self._session.requeue(self._last_tag)
-            self._batch = Batch(self._session)
+            self._batch = Batch(self._queue, self._session)
 
-    def count(self, delivery_tag: int) -> Batch:
+    def count(self, delivery_tag: int) -> Batch[K]:
         """Count a delivery and return the batch that its update belongs to."""
         batch = self._batch
         if not batch.messages:
@@ -154,11 +160,11 @@ class BatchWriter:
                 async with asyncio.timeout_at(due):
                     await self._full.wait()
 
-    def _next_batch(self) -> Batch:
-        batch, self._batch = self._batch, Batch(self._session)
+    def _next_batch(self) -> Batch[K]:
+        batch, self._batch = self._batch, Batch(self._queue, self._session)
         return batch
 
-    async def _write(self, batch: Batch) -> None:
+    async def _write(self, batch: Batch[K]) -> None:
         backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE)
         failed = False
         while batch.updates:

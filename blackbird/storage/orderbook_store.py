@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache, partial
 
-import msgspec
 from pika.spec import BasicProperties
 
 from blackbird.broker.properties import publication
 from blackbird.market.book_message import BookMessage, decode_book
 from blackbird.market.levels import canonical_prices, text_levels
+from blackbird.storage.update import Update
 from database_manager import NULL, Cursor, DatabaseManager, FixedTable, RowsRejected, Table, copy_text
 
 UpdateKey = tuple[int, int, int, str, str, str]
@@ -20,14 +20,6 @@ UPDATES = FixedTable("bybit.orderbook_update", (*KEY_COLUMNS, "published_at", "n
 # A key that no update has: its update id is negative.
 _TRIAL_KEY: UpdateKey = (0, -1, 0, "", "", "")
 _TRIAL_PROPERTIES = BasicProperties()
-
-
-class Update(msgspec.Struct, frozen=True, gc=False):
-    """An update to be stored: the rows of its levels as lines of COPY, and the message that it came in."""
-
-    levels: str
-    properties: BasicProperties
-    body: bytes
 
 
 def read_update(body: bytes) -> tuple[UpdateKey, str]:
@@ -85,9 +77,9 @@ class OrderbookStore:
             # Some are stored already, as after a crash between commit and acknowledgement, or are at fault.
             self._database.transaction(partial(self._copy_new, batch))
 
-    def trial(self, levels: str) -> None:
+    def trial(self, lines: str) -> None:
         """Write the levels of an update under a key of their own, and roll back."""
-        self._database.trial(partial(self._copy, {_TRIAL_KEY: Update(levels, _TRIAL_PROPERTIES, b"")}))
+        self._database.trial(partial(self._copy, {_TRIAL_KEY: Update(lines, _TRIAL_PROPERTIES, b"")}))
 
     def ping(self) -> None:
         """Return when the database answers and has the tables."""
@@ -97,13 +89,13 @@ class OrderbookStore:
     def _copy(self, batch: Mapping[UpdateKey, Update], cursor: Cursor) -> None:
         lines = [update_line(key, update.properties) for key, update in batch.items()]
         self._database.copy(cursor, UPDATES, lines)
-        self._database.copy(cursor, self._levels, [update.levels for update in batch.values()])
+        self._database.copy(cursor, self._levels, [update.lines for update in batch.values()])
 
     def _copy_new(self, batch: Mapping[UpdateKey, Update], cursor: Cursor) -> None:
         rows = [(*key, *publication(update.properties)) for key, update in batch.items()]
         new = self._database.insert_new(cursor, UPDATES, rows)
         keys: list[UpdateKey] = [row[: len(KEY_COLUMNS)] for row in new]
-        self._database.copy(cursor, self._levels, [batch[key].levels for key in keys])
+        self._database.copy(cursor, self._levels, [batch[key].lines for key in keys])
 
 
 def update_line(key: UpdateKey, properties: BasicProperties) -> str:

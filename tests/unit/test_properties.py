@@ -288,7 +288,11 @@ def test_engine_that_acks_all_leaves_no_crossing_and_conserves_sizes(steps: list
             assert spread.spread > 0
         for book in signal.keeper.books.values():
             for side in (book.bids, book.asks):
+                best = side.best_reported()
                 displayed = side.reported()
+                extreme = max if side is book.bids else min
+                price = extreme(displayed, default=None)
+                assert best == (None if price is None else (price, displayed[price]))
                 assert all(0 < size <= displayed[price] for price, size in side.available().items())
         left = sum((Fraction(spread.quantity) for spread in signal.spreads), Fraction(0))
         assert left == rehearsal.opened - rehearsal.closed

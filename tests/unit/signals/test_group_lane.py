@@ -420,3 +420,24 @@ def test_levels_that_are_no_prices_are_put_aside_and_change_nothing() -> None:
     assert [instrument for instrument, _ in scene.rejected] == [A]
     assert scene.keeper.books[A].in_sync
     assert scene.failures.counts == {}
+
+
+def test_last_message_that_a_book_has_seen_is_kept_until_its_instrument_is_gone() -> None:
+    scene = Scene()
+    scene.crossed_pair()
+    scene.book(A, [("98", "1")], [("102", "1")])
+    last = scene.lanes.last_updates
+    assert {key: update.delivery_tag for key, update in last.items()} == {B: 1, A: 2}
+    scene.answer()
+    assert last[A].delivery_tag == 3
+    scene.signal.on_subscriptions([B])
+    scene.lanes.remove_idle()
+    assert set(last) == {B}
+
+
+def test_message_that_is_applied_while_a_reply_is_late_is_the_last_that_its_book_has_seen() -> None:
+    scene = Scene()
+    scene.crossed_pair()
+    scene.book(A, [("98", "1")], [("102", "1")])
+    scene.become_late()
+    assert scene.lanes.last_updates[A].delivery_tag == 3

@@ -13,7 +13,8 @@ from pika.spec import BasicProperties
 from blackbird.broker.session import SessionLost
 from blackbird.storage.batch import Batch
 from blackbird.storage.batch_writer import BatchWriter
-from blackbird.storage.orderbook_store import Update, UpdateKey
+from blackbird.storage.orderbook_store import UpdateKey
+from blackbird.storage.update import Update
 from database_manager import DatabaseUnavailable, RowsRejected
 
 PROPERTIES = BasicProperties()
@@ -64,14 +65,14 @@ class FakeStore:
         self.may_write.wait()
         if self.down:
             raise DatabaseUnavailable("down")
-        lines = [update.levels for update in batch.values()]
+        lines = [update.lines for update in batch.values()]
         if self.bad & set(lines):
             raise RowsRejected("bad line")
         self.batches.append(lines)
         self.tags += [int(update.body.split()[1]) for update in batch.values()]
 
-    def trial(self, levels: str) -> None:
-        assert levels in self.lines
+    def trial(self, lines: str) -> None:
+        assert lines in self.lines
 
     def ping(self) -> None:
         self.pings += 1
@@ -300,7 +301,8 @@ def test_drain_gives_up_on_a_database_that_takes_nothing() -> None:
 @pytest.mark.parametrize("later_messages", [0, 2])
 def test_batch_is_acknowledged_up_to_the_last_message_of_what_followed_it(later_messages: int) -> None:
     session = FakeSession()
-    first, later = Batch(session), Batch(session)
+    first: Batch[int] = Batch("storage", session)
+    later: Batch[int] = Batch("storage", session)
     first.count(1)
     for tag in range(2, 2 + later_messages):
         later.count(tag)

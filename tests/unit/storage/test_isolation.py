@@ -8,7 +8,8 @@ import pytest
 from pika.spec import BasicProperties
 
 from blackbird.storage.isolation import store_updates
-from blackbird.storage.orderbook_store import Update, UpdateKey
+from blackbird.storage.orderbook_store import UpdateKey
+from blackbird.storage.update import Update
 from database_manager import DatabaseUnavailable, RowsRejected
 
 
@@ -16,8 +17,8 @@ def key(number: int) -> UpdateKey:
     return number, number, number, "spot", "orderbook.50.BTCUSDT", "delta"
 
 
-def update(levels: str) -> Update:
-    return Update(levels, BasicProperties(), b"")
+def update(lines: str) -> Update:
+    return Update(lines, BasicProperties(), b"")
 
 
 def updates(*numbers: int) -> dict[UpdateKey, Update]:
@@ -35,11 +36,11 @@ class FakeStore:
     def add(self, batch: Mapping[UpdateKey, Update]) -> None:
         self.calls += 1
         for each in batch.values():
-            self._check(each.levels)
+            self._check(each.lines)
         self.rows.update(batch)
 
-    def trial(self, levels: str) -> None:
-        self._check("trial of " + levels)
+    def trial(self, lines: str) -> None:
+        self._check("trial of " + lines)
 
     def _check(self, lines: str) -> None:
         if self.rejects(lines):
@@ -47,7 +48,7 @@ class FakeStore:
 
 
 def bad(*numbers: int) -> Callable[[str], bool]:
-    return lambda lines: lines in {each.levels for each in updates(*numbers).values()}
+    return lambda lines: lines in {each.lines for each in updates(*numbers).values()}
 
 
 def test_batch_without_fault_is_one_transaction() -> None:

@@ -1,0 +1,14 @@
+"""What is stored of one message."""
+
+from __future__ import annotations
+
+import msgspec
+from pika.spec import BasicProperties
+
+
+class Update(msgspec.Struct, frozen=True, gc=False):
+    """Rows to be stored, as lines of COPY's text format, and the message that they came in."""
+
+    lines: str
+    properties: BasicProperties
+    body: bytes
