@@ -194,7 +194,7 @@ CREATE TRIGGER forget_orders AFTER TRUNCATE ON bybit."order"
 
 CREATE OR REPLACE FUNCTION bybit.forget_updates() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  TRUNCATE bybit.orderbook_update, bybit.archived_day;
+  TRUNCATE bybit.orderbook_update, bybit.archived_day, bybit.quote;
   RETURN NULL;
 END $$;
 DROP TRIGGER IF EXISTS forget_updates ON bybit.orderbook;

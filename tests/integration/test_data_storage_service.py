@@ -217,8 +217,10 @@ def test_emptied_table_takes_the_same_updates_again(place: Workspace, feed: Book
     feed.publish("storage", message)
     wait_for(lambda: updates(place) == 1)
     assert storage.stop() == 0
+    place.query("INSERT INTO bybit.quote VALUES (1000, 'spot', 'A', 'a', 'in sync', 1, 1, 2, 1, 900, 7)")
     place.query('TRUNCATE bybit.orderbook, bybit."order"')
     assert updates(place) == 0
+    assert place.query("SELECT count(*) FROM bybit.quote") == [(0,)]
     feed.publish("storage", message)
     place.start_storage()
     wait_for(lambda: len(rows(place)) == 2)
