@@ -327,6 +327,11 @@ class Settings(Servers):
     RISK_MODEL: Literal["cash", "position"] = "cash"
     UNIQUE_ORDER: Switch = True
     REAL_ORDER_SENDING: Switch = False
+    REAL_MONEY: Switch = False
+    # Hundredths of a per cent of the price.
+    PRICE_TOLERANCE_BPS: Decimal = Field(default=Decimal(5), ge=0, le=1000)
+    UNWIND_TOLERANCE_BPS: Decimal = Field(default=Decimal(100), ge=10, le=1000)
+    PAIR_COOLDOWN_MS: int = Field(default=1000, ge=0, le=3_600_000)
     JOURNAL_PATH: PathFromHere = Field(default=Path("journal"), validate_default=True)
 
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -375,6 +380,8 @@ class Settings(Servers):
             "real": self.REAL_ORDER_SENDING,
             "environment": self.BYBIT_ENVIRONMENT,
             "rest_url": self.BYBIT_REST_URL,
+            "ws_url": self.BYBIT_WS_URL,
+            "real_money": self.REAL_MONEY,
         }
 
     @property
@@ -391,6 +398,15 @@ class Settings(Servers):
     def _keys_for_real_orders(self) -> Self:
         if self.REAL_ORDER_SENDING and not (self.API_KEY and self.API_SECRET):
             raise InvalidSetting("REAL_ORDER_SENDING: expected API_KEY and API_SECRET with it, were empty")
+        return self
+
+    @model_validator(mode="after")
+    def _real_orders_are_stored(self) -> Self:
+        if self.REAL_ORDER_SENDING and not self.DUMP_ORDER_TO_DB:
+            raise InvalidSetting(
+                "DUMP_ORDER_TO_DB: expected true with REAL_ORDER_SENDING, was false: a restart would forget"
+                " what is open"
+            )
         return self
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from pika.spec import Basic, BasicProperties
 from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.session import QueueInUse, Session, connection_parameters, keep_session
 from blackbird.broker.topology import ORDERS
-from blackbird.bybit.environment import OrderMode, RealMoneyRefused
+from blackbird.bybit.environment import OrderMode, UnsafeOrders
 from blackbird.bybit.rest_orders import BybitOrders
 from blackbird.engine.answerer import Answerer
 from blackbird.engine.execution_store import ExecutionStore
@@ -186,12 +186,12 @@ def new_engine(exchange: LegSender | None) -> TradingEngine:
 
 
 def check_setup(mode: OrderMode) -> None:
-    """End the process with one line where orders would cost real money, or where no journal can be kept."""
+    """End the process with one line where orders would go astray, or where no journal can be kept."""
     try:
-        mode.check_no_real_money()
+        mode.check()
         if Config.DUMP_ORDER_TO_DB:
             Config.JOURNAL_PATH.mkdir(parents=True, exist_ok=True)
-    except RealMoneyRefused as error:
+    except UnsafeOrders as error:
         exit_for_setting(str(error))
     except OSError as error:
         path = str(Config.JOURNAL_PATH)

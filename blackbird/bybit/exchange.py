@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from blackbird.bybit.account import Account, OnEvent
+from blackbird.bybit.connection import Connector
 from blackbird.bybit.leg_orders import LegOrders
 from blackbird.bybit.look_ups import LookUps
-from blackbird.bybit.private_stream import Connect, PrivateStream
+from blackbird.bybit.private_stream import PING_SECONDS, Connect, PrivateStream
 from blackbird.bybit.rest import Credentials, Rest, RestError
 from blackbird.bybit.rules_book import RulesBook
 from blackbird.bybit.server_clock import ServerClock
 from blackbird.runtime.backoff import Backoff
+from blackbird.runtime.clock import milliseconds
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,9 @@ logger = logging.getLogger(__name__)
 LONGEST_GAP_MS = 5000
 # A fill that was not pushed after so long on a stream that is up will not be.
 LONGEST_PUSH_MS = 1000
+# https://www.bybit.com/en/help-center/article/Trading-Fee-Structure; a buy that is sent too small for its fee
+# leaves its trade unequal.
+VIP_0_SPOT_FEE = Decimal("0.001")
 
 
 @dataclass(frozen=True)
@@ -144,3 +150,29 @@ class Exchange:
             else:
                 backoff.reset()
                 self._refreshed.set()
+
+
+def connect(
+    urls: ExchangeUrls,
+    credentials: Credentials,
+    *,
+    ca_file: str,
+    spot_fee: Decimal,
+    link_prefix: str,
+    on_event: OnEvent,
+) -> Exchange:
+    """Return the exchange at `urls`, still to be run.
+
+    `ca_file` has the authorities that a stream over `wss://` trusts, empty for the system's; `spot_fee`
+    is the taker fee that is configured for spot, 0 for that of an account of the lowest level.
+    """
+    tls = ssl.create_default_context(cafile=ca_file or None)
+    return Exchange(
+        urls,
+        credentials,
+        Connector(tls, ping_seconds=PING_SECONDS).connect,
+        link_prefix=link_prefix,
+        base_fee=spot_fee or VIP_0_SPOT_FEE,
+        now=milliseconds,
+        on_event=on_event,
+    )

@@ -19,6 +19,7 @@ ACCEPTED = {"retCode": 0, "retMsg": "OK", "result": {"orderId": "1", "orderLinkI
 REFUSED = {"retCode": 110007, "retMsg": "ab not enough for new order", "result": {}, "time": 1}
 DUPLICATE = {"retCode": 110072, "retMsg": "OrderLinkedID is duplicate", "result": {}, "time": 1}
 SECRET = "secret-of-nobody"
+STREAMS = {"BYBIT_WS_URL": "ws://127.0.0.1:1"}
 
 
 class RestStandIn:
@@ -91,7 +92,11 @@ def rest() -> Iterator[RestStandIn]:
 @pytest.fixture
 def engine(place: Workspace, rest: RestStandIn) -> Service:
     place.environment.update(
-        REAL_ORDER_SENDING="true", API_KEY="key-of-nobody", API_SECRET=SECRET, BYBIT_REST_URL=rest.url
+        REAL_ORDER_SENDING="true",
+        API_KEY="key-of-nobody",
+        API_SECRET=SECRET,
+        BYBIT_REST_URL=rest.url,
+        **STREAMS,
     )
     return place.start_engine()
 
@@ -172,7 +177,11 @@ def test_exchange_that_is_not_there_is_a_failed_leg(
     place: Workspace, rest: RestStandIn, client: OrderClient
 ) -> None:
     place.start_engine(
-        REAL_ORDER_SENDING="true", API_KEY="k", API_SECRET=SECRET, BYBIT_REST_URL="http://127.0.0.1:1"
+        REAL_ORDER_SENDING="true",
+        API_KEY="k",
+        API_SECRET=SECRET,
+        BYBIT_REST_URL="http://127.0.0.1:1",
+        **STREAMS,
     )
     assert client.ask(new_order()) == {"status": "NOT ACK", "info": "buy leg failed"}
     assert rest.orders == []
@@ -213,6 +222,7 @@ def test_engine_stays_connected_while_an_order_takes_its_time(
         API_KEY="k",
         API_SECRET=SECRET,
         BYBIT_REST_URL=rest.url,
+        **STREAMS,
         RABBITMQ_HEARTBEAT="1",
     )
     rest.held.clear()
@@ -231,6 +241,7 @@ def test_secret_stays_out_of_the_log(place: Workspace, rest: RestStandIn, client
         API_KEY="key-of-nobody",
         API_SECRET=SECRET,
         BYBIT_REST_URL=rest.url,
+        **STREAMS,
         LOG_LEVEL="DEBUG",
     )
     rest.answers += [REFUSED, None, 500, b"no JSON"]

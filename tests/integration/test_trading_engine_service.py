@@ -114,6 +114,7 @@ REAL = {
     "API_KEY": "k",
     "API_SECRET": "s",
     "BYBIT_REST_URL": "http://127.0.0.1:1",
+    "BYBIT_WS_URL": "ws://127.0.0.1:1",
 }
 TESTNET = {"BYBIT_ENVIRONMENT": "testnet"}
 
@@ -141,7 +142,7 @@ def test_first_line_says_which_orders_are_placed(
     place: Workspace, service: str, settings: dict[str, str], text: str
 ) -> None:
     collector = {"COLLECTOR_PORT": str(free_port()), "BYBIT_WS_URL": "ws://127.0.0.1:1"}
-    started = place.start(service, **collector, **settings)
+    started = place.start(service, **{**collector, **settings})
     wait_for(lambda: "\n" in started.output, "a line in the log")
     assert text in started.output.splitlines()[0]
 
@@ -215,14 +216,18 @@ def test_history_that_is_older_than_its_mode_was_simulated(place: Workspace) -> 
 @pytest.mark.parametrize(
     ("settings", "variable"),
     [
-        ({"BYBIT_ENVIRONMENT": "mainnet", "BYBIT_REST_URL": ""}, "REAL_ORDER_SENDING"),
+        ({"BYBIT_ENVIRONMENT": "mainnet"}, "REAL_ORDER_SENDING"),
+        ({"BYBIT_ENVIRONMENT": "mainnet", "REAL_MONEY": "true"}, "REAL_ORDER_SENDING"),
         ({"BYBIT_REST_URL": "https://api.bybit.com"}, "BYBIT_REST_URL"),
+        ({"BYBIT_REST_URL": "https://api-demo.bybit.com"}, "BYBIT_REST_URL, BYBIT_WS_URL"),
+        ({"BYBIT_REST_URL": ""}, "BYBIT_REST_URL, BYBIT_WS_URL"),
+        ({"DUMP_ORDER_TO_DB": "false"}, "DUMP_ORDER_TO_DB"),
     ],
 )
-def test_real_money_is_refused_at_start(place: Workspace, settings: dict[str, str], variable: str) -> None:
-    line = refused(place, **{**REAL, **settings})
-    assert line.startswith(f"setting {variable}: expected ")
-    assert "real money is not supported yet" in line
+def test_real_orders_that_go_astray_or_are_not_stored_are_refused_at_start(
+    place: Workspace, settings: dict[str, str], variable: str
+) -> None:
+    assert refused(place, **{**REAL, **settings}).startswith(f"setting {variable}: expected ")
 
 
 # --- texts of any characters ---------------------------------------------------------------------

@@ -118,6 +118,15 @@ def test_real_orders_without_keys_are_refused(monkeypatch: pytest.MonkeyPatch) -
     assert refusal() == "REAL_ORDER_SENDING: expected API_KEY and API_SECRET with it, were empty"
 
 
+def test_real_orders_that_are_not_stored_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUMP_ORDER_TO_DB", "false")
+    assert not read_settings().DUMP_ORDER_TO_DB
+    read_settings.cache_clear()
+    for name in ("REAL_ORDER_SENDING", "API_KEY", "API_SECRET"):
+        monkeypatch.setenv(name, "1")
+    assert refusal().startswith("DUMP_ORDER_TO_DB: expected true with REAL_ORDER_SENDING, was false")
+
+
 def test_importing_config_never_fails() -> None:
     environment = {**os.environ, "RABBITMQ_PORT": "many", "ORDERBOOK_DEPTH": "deep"}
     subprocess.run([PYTHON, "-c", "from config import Config"], cwd=HERE, env=environment, check=True)

@@ -1,23 +1,34 @@
-"""Which orders are simulated, which are real, and which would cost real money."""
+"""Which orders are simulated, which are real, and which settings must not go together."""
 
 from __future__ import annotations
 
 import pytest
 
-from blackbird.bybit.environment import OrderMode, RealMoneyRefused
+from blackbird.bybit import environment as module
+from blackbird.bybit.environment import OrderMode, UnsafeOrders
 
 
-def mode(*, real: bool = True, environment: str = "demo", rest_url: str = "") -> OrderMode:
-    return OrderMode.of(real=real, environment=environment, rest_url=rest_url)
+def mode(environment: str = "demo", *, real: bool = True, **other: str) -> OrderMode:
+    return OrderMode.of(
+        real=real,
+        environment=environment,
+        rest_url=other.get("rest_url", ""),
+        ws_url=other.get("ws_url", ""),
+        real_money=other.get("real_money") == "true",
+    )
+
+
+def local(environment: str = "demo") -> OrderMode:
+    return mode(environment, rest_url="http://127.0.0.1:9501", ws_url="ws://127.0.0.1:9500")
 
 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
         (mode(real=False), "SIMULATED ORDERS"),
-        (mode(real=False, environment="mainnet"), "SIMULATED ORDERS"),
+        (mode("mainnet", real=False), "SIMULATED ORDERS"),
         (mode(), "REAL ORDERS to api-demo.bybit.com"),
-        (mode(environment="testnet"), "REAL ORDERS to api-testnet.bybit.com"),
+        (mode("testnet"), "REAL ORDERS to api-testnet.bybit.com"),
         (mode(rest_url="http://127.0.0.1:9501"), "REAL ORDERS to 127.0.0.1:9501"),
         (mode(rest_url="https://somebody@api-demo.bybit.com/"), "REAL ORDERS to api-demo.bybit.com"),
     ],
@@ -29,33 +40,69 @@ def test_text_says_what_orders_are_and_where_real_ones_go(given: OrderMode, text
 @pytest.mark.parametrize(
     "given",
     [
-        mode(real=False, environment="mainnet"),
+        mode("mainnet", real=False),
         mode(real=False, rest_url="https://api.bybit.com"),
+        mode(real=False, ws_url="ws://127.0.0.1:9500"),
         mode(),
-        mode(environment="testnet"),
-        mode(rest_url="https://API-Testnet.bybit.com/"),
-        mode(rest_url="http://localhost:9501"),
-        mode(rest_url="http://[::1]:9501"),
-        mode(rest_url="http://192.168.1.5"),
-        mode(rest_url="http://local-exchange:9501"),
+        mode("testnet"),
+        mode("testnet", rest_url="https://API-Testnet.bybit.com/"),
+        mode(ws_url="wss://stream.bybit.com"),
+        mode(ws_url="wss://stream.bytick.com"),
+        local(),
+        mode(rest_url="http://[::1]:9501", ws_url="ws://localhost:9500"),
+        mode(rest_url="http://192.168.1.5", ws_url="ws://local-exchange:9501"),
     ],
 )
-def test_play_money_is_allowed(given: OrderMode) -> None:
-    given.check_no_real_money()
+def test_orders_and_prices_of_one_exchange_without_real_money_are_allowed(given: OrderMode) -> None:
+    given.check()
 
 
 @pytest.mark.parametrize(
     ("given", "setting"),
     [
-        (mode(environment="mainnet"), "REAL_ORDER_SENDING"),
-        (mode(environment="mainnet", rest_url="http://127.0.0.1:9501"), "REAL_ORDER_SENDING"),
+        (mode("mainnet"), "REAL_ORDER_SENDING"),
+        (local("mainnet"), "REAL_ORDER_SENDING"),
+        (mode("mainnet", real_money="true"), "REAL_ORDER_SENDING"),
         (mode(rest_url="https://api.bybit.com"), "BYBIT_REST_URL"),
         (mode(rest_url="https://api.bytick.com"), "BYBIT_REST_URL"),
-        (mode(environment="testnet", rest_url="https://api-demo.bybit.com.example.org"), "BYBIT_REST_URL"),
+        (mode(rest_url="https://api-testnet.bybit.com"), "BYBIT_REST_URL"),
+        (mode("testnet", rest_url="https://api-demo.bybit.com"), "BYBIT_REST_URL"),
+        (mode("testnet", rest_url="https://api-testnet.bybit.com.example.org"), "BYBIT_REST_URL"),
         (mode(rest_url="https://api-demo.bybit.com@api.bybit.com"), "BYBIT_REST_URL"),
+        (mode(rest_url="http://api-demo.bybit.com"), "BYBIT_REST_URL"),
         (mode(rest_url="https://203.0.114.7"), "BYBIT_REST_URL"),
+        (mode(ws_url="wss://stream-testnet.bybit.com"), "BYBIT_WS_URL"),
+        (mode("testnet", ws_url="wss://stream.bybit.com"), "BYBIT_WS_URL"),
+        (mode(ws_url="wss://stream.example.org"), "BYBIT_WS_URL"),
+        (mode(ws_url="ws://127.0.0.1:9500"), "BYBIT_REST_URL, BYBIT_WS_URL"),
+        (mode(rest_url="http://127.0.0.1:9501"), "BYBIT_REST_URL, BYBIT_WS_URL"),
     ],
 )
-def test_real_money_is_refused_by_the_name_of_the_setting(given: OrderMode, setting: str) -> None:
-    with pytest.raises(RealMoneyRefused, match=f"^{setting}: expected .*, was "):
-        given.check_no_real_money()
+def test_orders_that_should_not_go_there_are_refused_by_the_setting(given: OrderMode, setting: str) -> None:
+    with pytest.raises(UnsafeOrders, match=f"^{setting}: expected .*, was "):
+        given.check()
+
+
+def test_real_money_needs_a_setting_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAINNET_IS_SUPPORTED", True)
+    with pytest.raises(UnsafeOrders, match=r"^REAL_MONEY: expected true"):
+        mode("mainnet").check()
+    mode("mainnet", real_money="true").check()
+    mode("mainnet", real_money="true", rest_url="https://api.bybit.eu").check()
+    with pytest.raises(UnsafeOrders, match=r"^BYBIT_REST_URL: expected"):
+        mode("mainnet", real_money="true", rest_url="https://api-demo.bybit.com").check()
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        (mode(), "wss://stream-demo.bybit.com/v5/private"),
+        (mode(ws_url="wss://stream.bybit.com"), "wss://stream-demo.bybit.com/v5/private"),
+        (mode("testnet"), "wss://stream-testnet.bybit.com/v5/private"),
+        (mode("mainnet"), "wss://stream.bybit.com/v5/private"),
+        (mode("mainnet", rest_url="https://api.bybit.nl"), "wss://stream.bybit.nl/v5/private"),
+        (local(), "ws://127.0.0.1:9500/v5/private"),
+    ],
+)
+def test_private_stream_is_that_of_the_account(given: OrderMode, url: str) -> None:
+    assert given.private_url == url
