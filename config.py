@@ -331,6 +331,9 @@ class Settings(Servers):
     # Hundredths of a per cent of the price.
     PRICE_TOLERANCE_BPS: Decimal = Field(default=Decimal(5), ge=0, le=1000)
     UNWIND_TOLERANCE_BPS: Decimal = Field(default=Decimal(100), ge=10, le=1000)
+    # What the exchange allows an account of the lowest level.
+    LINEAR_ORDERS_PER_SECOND: int = Field(default=10, ge=1, le=1000)
+    SPOT_ORDERS_PER_SECOND: int = Field(default=20, ge=1, le=1000)
     PAIR_COOLDOWN_MS: int = Field(default=1000, ge=0, le=3_600_000)
     JOURNAL_PATH: PathFromHere = Field(default=Path("journal"), validate_default=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -55,6 +55,7 @@ class Exchange:
         *,
         link_prefix: str,
         base_fee: Decimal,
+        orders_per_second: Mapping[str, int],
         now: Callable[[], int],
         on_event: OnEvent = lambda _: None,
     ) -> None:
@@ -76,6 +77,7 @@ class Exchange:
             clock_offset=lambda: self._clock.offset_ms,
             rules=self._rules.get,
             on_rules_refused=self.account.refresh_rules,
+            per_second=orders_per_second,
         )
         self.stream = PrivateStream(
             urls.private,
@@ -158,13 +160,15 @@ def connect(
     *,
     ca_file: str,
     spot_fee: Decimal,
+    orders_per_second: Mapping[str, int],
     link_prefix: str,
     on_event: OnEvent,
 ) -> Exchange:
     """Return the exchange at `urls`, still to be run.
 
     `ca_file` has the authorities that a stream over `wss://` trusts, empty for the system's; `spot_fee`
-    is the taker fee that is configured for spot, 0 for that of an account of the lowest level.
+    is the taker fee that is configured for spot, 0 for that of an account of the lowest level, and
+    `orders_per_second` the account's limits by channel.
     """
     tls = ssl.create_default_context(cafile=ca_file or None)
     return Exchange(
@@ -173,6 +177,7 @@ def connect(
         Connector(tls, ping_seconds=PING_SECONDS).connect,
         link_prefix=link_prefix,
         base_fee=spot_fee or VIP_0_SPOT_FEE,
+        orders_per_second=orders_per_second,
         now=milliseconds,
         on_event=on_event,
     )

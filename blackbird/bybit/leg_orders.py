@@ -70,7 +70,7 @@ class LegOrders:
 
     `now` returns this machine's milliseconds since 1970, `clock_offset` how many of them the exchange's
     clock is ahead, `rules` what is known of an instrument. `on_rules_refused` gets an instrument whose rules
-    may have changed.
+    may have changed. `per_second` are the exchange's limits by channel.
     """
 
     def __init__(
@@ -81,13 +81,14 @@ class LegOrders:
         clock_offset: Callable[[], int],
         rules: Callable[[Instrument], InstrumentRules | None],
         on_rules_refused: Callable[[Instrument], None],
+        per_second: Mapping[str, int],
     ) -> None:
         self._rest = rest
         self._now = now
         self._clock_offset = clock_offset
         self._rules = rules
         self._on_rules_refused = on_rules_refused
-        self._rates = OrderRates()
+        self._rates = OrderRates(per_second)
 
     @property
     def trouble(self) -> str | None:

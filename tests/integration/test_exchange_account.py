@@ -67,6 +67,7 @@ class Client:
             Connector(ping_seconds=PING_SECONDS).connect,
             link_prefix=OURS,
             base_fee=Decimal("0.002"),
+            orders_per_second={"linear": 1000, "spot": 1000},
             now=milliseconds,
             on_event=self.events.append,
         )

@@ -73,6 +73,7 @@ class Sender:
                     clock_offset=lambda: self._offset,
                     rules=rules_of,
                     on_rules_refused=self.refused_rules.append,
+                    per_second={"linear": 10, "spot": 20},
                 )
             )
 
