@@ -13,10 +13,10 @@ if __name__ == "__main__":
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
@@ -25,29 +25,49 @@ from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.session import QueueInUse, Session, connection_parameters, keep_session
 from blackbird.broker.topology import ORDERS
 from blackbird.bybit.environment import OrderMode, UnsafeOrders
-from blackbird.bybit.rest_orders import BybitOrders
+from blackbird.bybit.exchange import ExchangeUrls, connect
+from blackbird.bybit.rest import Credentials
+from blackbird.bybit.start_checks import check_account
+from blackbird.engine.admission import Tolerances
 from blackbird.engine.answerer import Answerer
+from blackbird.engine.exchange import Connect
 from blackbird.engine.execution_store import ExecutionStore
 from blackbird.engine.journal_loops import StoreLoop, SyncLoop
+from blackbird.engine.replies import Replies
 from blackbird.engine.requests import Request
 from blackbird.engine.state import EngineState, History
+from blackbird.engine.trade_desk import TradeDesk
+from blackbird.engine.trading_answerer import TradingAnswerer
 from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.process import exit_for_setting, parse_arguments, run_service
-from blackbird.runtime.worker_thread import WorkerThread
-from blackbird.trading.engine import LegSender, TradingEngine
+from blackbird.trading.engine import TradingEngine
 from config import Config, check_settings, log_settings
 from database_manager import DatabaseManager
 
 logger = logging.getLogger(__name__)
 
 UNACKNOWLEDGED = 500
+# Of the seconds that the service has to end: until what was delivered is decided, until running trades are
+# left to the next start, for the database, and for what is cancelled.
+FINISH_SECONDS = 2.0
+TRADE_SECONDS = 3.0
+STORE_SECONDS = 0.5
+CANCEL_SECONDS = 0.4
+
+
+class RealOrders(NamedTuple):
+    """Orders go to an exchange: `check` is run once before, and raises what a person has to put right."""
+
+    check: Callable[[], Awaitable[object]]
+    connect: Connect
+    tolerances: Tolerances
 
 
 class TradingEngineService:
     """The engine between broker, journal and database.
 
-    `history` is None where nothing is stored; the journals are kept in the folder `journals`. With
-    `sends_orders` deciding waits for the exchange, and is done in a thread of its own.
+    `history` is None where nothing is stored; the journals are kept in the folder `journals`. Without
+    `real_orders` orders are simulated.
     """
 
     def __init__(
@@ -56,20 +76,27 @@ class TradingEngineService:
         new_engine: Callable[[], TradingEngine],
         history: History | None,
         journals: Path,
-        *,
-        sends_orders: bool,
+        real_orders: RealOrders | None = None,
     ) -> None:
         self._broker = broker
         self._stores = history is not None
         self._state = EngineState(new_engine, history, journals)
         self._storing = StoreLoop(self._state, self._on_fenced)
         self._syncing = SyncLoop(self._state)
-        self._answerer = Answerer(
-            self._state,
-            self._on_journaled,
-            WorkerThread("orders") if sends_orders else None,
-            remembered=2 * UNACKNOWLEDGED,
-        )
+        self._replies = Replies(remembered=2 * UNACKNOWLEDGED)
+        self._answerer = Answerer(self._state, self._replies, self._on_journaled)
+        self._real_orders = real_orders
+        self._trading = TradingAnswerer(self._replies)
+        self._desk: TradeDesk | None = None
+        if real_orders is not None:
+            self._desk = TradeDesk(
+                self._state,
+                real_orders.connect,
+                real_orders.tolerances,
+                milliseconds,
+                askers=self._trading,
+                on_journaled=self._on_journaled,
+            )
         self._session: Session | None = None
         self._consumer: str | None = None
         self._inbox: list[Request] = []
@@ -84,11 +111,13 @@ class TradingEngineService:
         if not self._stores:
             logger.warning("DUMP_ORDER_TO_DB is off: exposure, PnL and known orders are in memory alone")
         loops: list[Coroutine[Any, Any, None]] = [
-            keep_session(self._broker, self._open),
+            self._serve_broker(),
             self._answer_orders(),
             self._storing.run(),
             self._syncing.run(),
         ]
+        if self._desk is not None:
+            loops.append(self._desk.run())
         work: list[asyncio.Task[Any]] = [asyncio.create_task(loop) for loop in loops]
         stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         # Each of them ends only by an error.
@@ -101,23 +130,30 @@ class TradingEngineService:
         finally:
             for task in (*work, stopping):
                 task.cancel()
-            await asyncio.wait(work, timeout=2)
+            await asyncio.wait(work, timeout=CANCEL_SECONDS)
             self._state.close()
+
+    async def _serve_broker(self) -> None:
+        if self._real_orders is not None:
+            await self._real_orders.check()
+        await keep_session(self._broker, self._open)
 
     async def _open(self, session: Session) -> None:
         """Take the `orders` queue for this engine alone, and recover the state before the first answer."""
         self._inbox.clear()
         if self._session is not None and self._session.lost.done():
-            self._answerer.session_ended(self._session.lost.exception())
+            self._replies.session_ended(self._session.lost.exception())
         await session.declare_queue(ORDERS)
         await session.set_prefetch(UNACKNOWLEDGED)
         self._session = session
         async with self._answering:
             await self._consume(session)
             if not await self._state.is_active():
-                await self._state.release()
+                await self._release()
             if self._state.engine is None:
                 engine = await self._state.recover(session.lost)
+                if self._desk is not None:
+                    await self._desk.recover(engine)
                 logger.info(
                     "ready: %s orders known, PnL %s, %s spreads open, exposure %s",
                     len(engine.orders),
@@ -132,10 +168,16 @@ class TradingEngineService:
         except QueueInUse:
             if self._overtaken:
                 # The other engine needs the journal, and executes orders that are not known here.
-                await self._state.release()
+                await self._release()
             self._overtaken = True
             raise
         self._overtaken = False
+
+    async def _release(self) -> None:
+        """Leave history, journal and running trades to the engine that is active next."""
+        if self._desk is not None:
+            self._desk.abandon()
+        await self._state.release()
 
     def _on_delivery(
         self, _: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes
@@ -150,7 +192,10 @@ class TradingEngineService:
             async with self._answering:
                 if self._state.engine is not None and self._session is not None and self._inbox:
                     requests, self._inbox = self._inbox, []
-                    await self._answerer.answer(self._state.engine, self._session, requests)
+                    if self._desk is None:
+                        await self._answerer.answer(self._state.engine, self._session, requests)
+                    else:
+                        await self._trading.take(self._state.engine, self._desk, self._session, requests)
 
     def _on_journaled(self) -> None:
         self._storing.notify()
@@ -158,30 +203,58 @@ class TradingEngineService:
 
     async def _on_fenced(self) -> None:
         async with self._answering:
-            await self._state.release()
+            await self._release()
         if self._session is not None:
             self._session.close()
 
     async def _finish(self) -> None:
         """Take no more orders, answer those that were delivered, store what the database takes at once."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + FINISH_SECONDS
         if self._session is not None and self._session.is_open and self._consumer is not None:
             await self._session.cancel(self._consumer)
             self._arrived.set()
-            deadline = asyncio.get_running_loop().time() + 2
-            while self._inbox and self._state.engine and asyncio.get_running_loop().time() < deadline:
+            while self._inbox and self._state.engine and loop.time() < deadline:
                 await asyncio.sleep(0.01)
+        if self._desk is not None:
+            await self._desk.finish(deadline + TRADE_SECONDS - FINISH_SECONDS - loop.time())
         if self._state.journal is not None:
-            await self._storing.drain(1)
+            await self._storing.drain(STORE_SECONDS)
 
 
-def new_engine(exchange: LegSender | None) -> TradingEngine:
+def new_engine() -> TradingEngine:
     """Return an engine by the settings, before its first order."""
     return TradingEngine(
         limit=Config.MAX_RISK_OPEN_POSITION,
         unique_order=Config.UNIQUE_ORDER,
         risk_model=Config.RISK_MODEL,
         clock=milliseconds,
-        exchange=exchange,
+        pair_cooldown_ms=Config.PAIR_COOLDOWN_MS if Config.REAL_ORDER_SENDING else 0,
+    )
+
+
+def real_orders(mode: OrderMode, history: ExecutionStore) -> RealOrders:
+    """Return what sends orders to the exchange of `mode`, by the settings."""
+    credentials = Credentials(Config.API_KEY, Config.API_SECRET)
+
+    async def check() -> None:
+        facts = await check_account(mode.rest_url, credentials, milliseconds)
+        history.account = facts.user_id
+
+    return RealOrders(
+        check,
+        partial(
+            connect,
+            ExchangeUrls(mode.rest_url, mode.private_url),
+            credentials,
+            ca_file=Config.WEBSOCKET_CLIENT_CA_BUNDLE,
+            spot_fee=Config.TAKER_FEE_SPOT,
+            orders_per_second={
+                "linear": Config.LINEAR_ORDERS_PER_SECOND,
+                "spot": Config.SPOT_ORDERS_PER_SECOND,
+            },
+        ),
+        Tolerances(Config.PRICE_TOLERANCE_BPS, Config.UNWIND_TOLERANCE_BPS),
     )
 
 
@@ -204,17 +277,16 @@ def main() -> None:
     check_settings()
     mode = OrderMode.of(**Config.ORDER_CONFIG)
     check_setup(mode)
-    exchange = BybitOrders.connect(mode, Config.API_KEY, Config.API_SECRET) if mode.is_real else None
     history = None
     if Config.DUMP_ORDER_TO_DB:
         database = DatabaseManager("trading engine", Config.DB_CONFIG)
         history = ExecutionStore(uuid.uuid4(), database, Config.TABLES["order"], mode)
     service = TradingEngineService(
         connection_parameters(**Config.BROKER_CONFIG, name="trading engine"),
-        partial(new_engine, exchange),
+        new_engine,
         history,
         Config.JOURNAL_PATH,
-        sends_orders=mode.is_real,
+        real_orders(mode, history) if history is not None and mode.is_real else None,
     )
     run_service("trading engine", service.serve, mode=mode, log_level=Config.LOG_LEVEL, on_start=log_settings)
 

@@ -2,6 +2,8 @@
 
 An order is answered once its outcome is here. From then on it survives the death of the process; at most the
 last `SYNC_SECONDS` and one sync can be missing after a power cut, never a part of a record.
+
+A trade at the exchange is here from before its first order is sent, synced, until its outcome is.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from pathlib import Path
 import msgspec
 
 from blackbird.trading.records import Record
+from blackbird.trading.trade import TradeState
 
 SYNC_SECONDS = 0.1
 
 _encode = msgspec.json.Encoder().encode  # decimals as text: exact
 _decode = msgspec.json.Decoder(Record).decode
+_decode_trade = msgspec.json.Decoder(TradeState).decode
 
 
 class JournalInUse(Exception):
@@ -41,14 +45,22 @@ class Journal:
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS record (id INTEGER PRIMARY KEY, body BLOB NOT NULL)"
         )
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS open_trade (trade_id TEXT PRIMARY KEY, body BLOB NOT NULL)"
+        )
         self._syncer = _open(path)
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Add records, all or none; raises sqlite3.Error where the disk takes nothing."""
+    def append(self, records: Sequence[Record], ended: str | None = None) -> None:
+        """Add records, and remove the trade `ended` that they are the outcome of: all or none.
+
+        Raises sqlite3.Error where the disk takes nothing.
+        """
         rows = [(record.execution_id, _encode(record)) for record in records]
         self._database.execute("BEGIN")
         try:
             self._database.executemany("INSERT INTO record VALUES (?, ?)", rows)
+            if ended is not None:
+                self._database.execute("DELETE FROM open_trade WHERE trade_id = ?", (ended,))
             self._database.execute("COMMIT")
         except sqlite3.Error:
             if self._database.in_transaction:
@@ -63,6 +75,17 @@ class Journal:
     def forget(self, stored: int) -> None:
         """Drop the records up to execution id `stored`: the database has them."""
         self._database.execute("DELETE FROM record WHERE id <= ?", (stored,))
+
+    def put_trade(self, trade: TradeState) -> None:
+        """Write what is known of a trade over what was; raises sqlite3.Error."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO open_trade VALUES (?, ?)", (trade.trade_id, _encode(trade))
+        )
+
+    def open_trades(self) -> list[TradeState]:
+        """Return the trades without an outcome, oldest first."""
+        rows = self._database.execute("SELECT body FROM open_trade")
+        return sorted((_decode_trade(body) for (body,) in rows), key=lambda trade: trade.intended_at)
 
     def sync(self) -> None:
         """Bring what is written to the disk itself; it waits for the disk, so call it from another thread."""

@@ -50,12 +50,26 @@ class Decision(NamedTuple):
     dead_letter: str | None = None
 
 
-def decide(engine: TradingEngine, request: Request) -> Decision:
-    """Decide on one request.
+class NewOrder(NamedTuple):
+    """A valid order that has no answer yet; `key` identifies its request where it has no id."""
 
-    An order that crashes the engine raises what it raised; redelivered, it is refused instead, so that the
-    orders behind it go on.
-    """
+    request: Request
+    order: Order
+    key: str | None
+
+    @property
+    def name(self) -> str:
+        """What the order is known by: its id, or the key of its request."""
+        return name_of(self.order, self.key)
+
+
+def name_of(order: Order, key: str | None) -> str:
+    """Return what an order is known by: its id, or the key of its request."""
+    return order.order_id if order.order_id is not None else str(key)
+
+
+def examine(engine: TradingEngine, request: Request) -> Decision | NewOrder:
+    """Return the decision on a request that needs no new one, else its order."""
     try:
         order = decode_request(request.body)
     except InvalidMessage as error:
@@ -71,12 +85,30 @@ def decide(engine: TradingEngine, request: Request) -> Decision:
         known = engine.first_answer(key) if request.redelivered else None
     if known is not None:
         return Decision(request, known)
+    return NewOrder(request, order, key)
+
+
+def decide(engine: TradingEngine, request: Request) -> Decision:
+    """Decide on one request of a simulation.
+
+    An order that crashes the engine raises what it raised; redelivered, it is refused instead, so that the
+    orders behind it go on.
+    """
+    new = examine(engine, request)
+    if isinstance(new, Decision):
+        return new
+    order, key = new.order, new.key
     try:
         record = engine.execute(order, key)
     except Exception:
         if not request.redelivered:
             raise
         logger.exception("order %s crashed the engine again", order.order_id)
-        record = engine.refuse(order, INTERNAL_ERROR, key)
-        return Decision(request, engine.answer_of(record), record, dead_letter=CRASHED)
+        return refuse(engine, new, INTERNAL_ERROR)._replace(order=None, dead_letter=CRASHED)
     return Decision(request, engine.answer_of(record), record, order)
+
+
+def refuse(engine: TradingEngine, new: NewOrder, info: str) -> Decision:
+    """Refuse a new order for the reason `info`."""
+    record = engine.refuse(new.order, info, new.key)
+    return Decision(new.request, engine.answer_of(record), record, new.order)

@@ -18,6 +18,7 @@ from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.records import Record, Stored
+from blackbird.trading.trade import TradeState
 from database_manager import DatabaseUnavailable, RowsRejected
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class EngineState:
     ) -> None:
         self.engine: TradingEngine | None = None
         self.journal: Journal | None = None
+        self.history_id = ""
+        self._has_engine = asyncio.Event()
         self._new_engine = new_engine
         self._history = history
         self._journals = journals
@@ -68,6 +71,13 @@ class EngineState:
     def invalidate(self) -> None:
         """Have the core recovered again: what it holds may be ahead of the journal."""
         self.engine = None
+        self._has_engine.clear()
+
+    async def wait_for_engine(self) -> TradingEngine:
+        """Return the core, once it is recovered."""
+        while self.engine is None:
+            await self._has_engine.wait()
+        return self.engine
 
     async def recover(self, lost: asyncio.Future[None]) -> TradingEngine:
         """Recover the core, as often as it takes; raises what the session was `lost` by meanwhile."""
@@ -76,6 +86,7 @@ class EngineState:
         while True:
             try:
                 self.engine = await self._recovered()
+                self._has_engine.set()
             except (DatabaseUnavailable, RowsRejected, JournalInUse, Fenced, sqlite3.Error, OSError) as error:
                 waiting.warn("recovery pending, orders are held: %s", error)
             else:
@@ -88,9 +99,9 @@ class EngineState:
         history = self._history
         engine = self._new_engine()
         if history is not None:
-            identifier = await self._database.run(history.claim)
+            self.history_id = await self._database.run(history.claim)
             if self.journal is None:
-                self.journal = Journal(self._journals / f"{identifier}.sqlite")
+                self.journal = Journal(self._journals / f"{self.history_id}.sqlite")
             while await self.store_pending():
                 pass
             await self._database.run(history.enter_mode)
@@ -113,21 +124,33 @@ class EngineState:
         """Leave history and journal to the engine that is active next."""
         if self._history is None:
             return
-        self.engine = None
+        self.invalidate()
         journal, self.journal = self.journal, None
         if journal is not None:
             # In the thread that syncs it, which may be about to.
             await self._disk.run(journal.close)
 
-    def append(self, records: Sequence[Record]) -> bool:
+    def append(self, records: Sequence[Record], ended: str | None = None) -> bool:
         """Write records to the journal, all or none, and return whether there is something to store.
 
-        Raises sqlite3.Error.
+        With them goes the open trade `ended`. Raises sqlite3.Error.
         """
         if self.journal is None or not records:
             return False
-        self.journal.append(records)
+        self.journal.append(records, ended)
         return True
+
+    async def intend(self, trade: TradeState) -> None:
+        """Bring what a trade is about to do to the disk itself; raises sqlite3.Error or Fenced."""
+        journal = self.journal
+        if journal is None:
+            raise Fenced("the journal was left to another trading engine")
+        journal.put_trade(trade)
+        await self._disk.run(journal.sync)
+
+    def open_trades(self) -> list[TradeState]:
+        """Return the trades in the journal that have no outcome, oldest first."""
+        return [] if self.journal is None else self.journal.open_trades()
 
     async def store_pending(self) -> int:
         """Move the oldest records, at most `STORE_AT_ONCE`, from the journal to the history; return how many.

@@ -12,7 +12,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import Protocol
 
 import msgspec
 
@@ -22,13 +21,11 @@ from blackbird.trading.cooldown import Cooldown
 from blackbird.trading.ledger import Ledger, answer_to, fingerprint, reply
 from blackbird.trading.orders import (
     ALREADY_PLACED,
-    BUY_LEG_FAILED,
     COOLING_DOWN,
     EXPIRED,
     LEFTOVER,
     NOT_PLACED,
     OPEN_SPREAD,
-    SELL_LEG_FAILED,
     Order,
     Refused,
     Reply,
@@ -51,23 +48,15 @@ from blackbird.trading.spreads import new_id, pair_of
 logger = logging.getLogger(__name__)
 
 
-class LegSender(Protocol):
-    """Sends one leg of an order to the exchange."""
-
-    def place_market_order(self, leg: Instrument, side: str, size: Decimal, link_id: str) -> bool:
-        """Send a market order for `size` base coin, `side` Buy or Sell; return whether it was accepted.
-
-        The same `link_id` again is the same order.
-        """
-
-
 class TradingEngine:
     """Exposure, PnL, known orders and open spreads, and the checks an order passes before it changes them.
 
     `limit` and `risk_model` see RiskLimit. `unique_order` refuses copies of orders that have no id, `clock`
     returns milliseconds since 1970. `fee_rates` are those of a simulation by channel, as fractions of an
-    order's value. `pair_cooldown_ms` see Cooldown. With `exchange`
-    orders are sent there, without it every order that passes the checks counts as executed at its prices.
+    order's value. `pair_cooldown_ms` see Cooldown.
+
+    In a simulation `execute` decides on an order, and one that passes the checks counts as executed at its
+    prices. A real one is checked, reserved for while it is traded, and booked with what came of it.
     """
 
     def __init__(
@@ -77,7 +66,6 @@ class TradingEngine:
         unique_order: bool,
         clock: Callable[[], int],
         risk_model: RiskModel = "cash",
-        exchange: LegSender | None = None,
         fee_rates: Mapping[str, Decimal] | None = None,
         pair_cooldown_ms: int = 0,
     ) -> None:
@@ -95,8 +83,6 @@ class TradingEngine:
         self._unique_order = unique_order
         self._clock = clock
         self._fee_rates = fee_rates
-        self._exchange = exchange
-        self._place = self._place_order_always_true if exchange is None else self._place_order
 
     @property
     def pnl(self) -> Decimal:
@@ -125,7 +111,7 @@ class TradingEngine:
         order = _with_spread_id(order, new_id)
         try:
             self.check(order)
-            self._place(order)
+            self._place_order_always_true(order)
         except Refused as refused:
             return self.refuse(order, str(refused), request_key)
         fees = None if self._fee_rates is None else _fees(order, self._fee_rates)
@@ -248,26 +234,6 @@ class TradingEngine:
     def _place_order_always_true(self, order: Order) -> None:
         """Simulate the execution: both legs fill whole at the order's prices."""
 
-    def _place_order(self, order: Order) -> None:
-        """Send both legs to the exchange, one after the other; raise Refused where one of them fails.
-
-        A buy leg that fails leaves nothing open. A sell leg that fails leaves the bought one: it is logged,
-        and unwinding it is up to a person.
-        """
-        assert self._exchange is not None  # noqa: S101 - chosen in the constructor
-        link = _link_id(order)
-        if not self._exchange.place_market_order(order.buy, "Buy", order.size, f"{link}-b"):
-            raise Refused(BUY_LEG_FAILED)
-        if not self._exchange.place_market_order(order.sell, "Sell", order.size, f"{link}-s"):
-            logger.error(
-                "order %s: bought %s %s and could not sell %s: the bought leg stands alone",
-                order.order_id,
-                order.size,
-                order.buy,
-                order.sell,
-            )
-            raise Refused(SELL_LEG_FAILED)
-
 
 def request_key(reply_to: str | None, correlation_id: str | None, body: bytes) -> str:
     """Return what identifies a request without an order id when the broker redelivers it.
@@ -293,10 +259,3 @@ def _fees(order: Order, rates: Mapping[str, Decimal]) -> tuple[Decimal | None, D
         return None if rate is None else EXACT.multiply(EXACT.multiply(price, order.size), rate)
 
     return fee(order.buy, order.buy_price), fee(order.sell, order.sell_price)
-
-
-def _link_id(order: Order) -> str:
-    """Return the exchange's id for an order: at most 36 letters, digits and dashes with a leg's suffix."""
-    if order.order_id is None:
-        return new_id()
-    return hashlib.blake2b(order.order_id.encode(), digest_size=16).hexdigest()

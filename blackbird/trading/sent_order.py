@@ -74,6 +74,11 @@ class SentOrder(msgspec.Struct):
         return self.phase in {"refused", "done"}
 
     @property
+    def is_unasked(self) -> bool:
+        """Return whether the exchange has said nothing of the order since it was sent or resumed."""
+        return self.phase in {"planned", "sent", "unknown"} and not (self.rounds or self.failures)
+
+    @property
     def filled(self) -> Decimal:
         """The base coin that was filled, fees included."""
         total = ZERO

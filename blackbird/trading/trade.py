@@ -195,6 +195,11 @@ class Trade:
             return NOT_FILLED
         return self._why_not_filled()
 
+    def sent_at(self, link_id: str) -> int:
+        """Return when an order was sent at the earliest."""
+        sent = self._find(link_id)
+        return self.state.intended_at if sent is None else sent.deadline - WINDOW_MS
+
     def outstanding(self, instrument: Instrument, side: Side) -> Decimal:
         """Return how much of an instrument the orders that are not over may still trade on a side."""
         total = ZERO

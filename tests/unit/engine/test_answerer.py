@@ -15,9 +15,9 @@ from pika.spec import BasicProperties
 
 from blackbird.broker.session import SessionLost
 from blackbird.engine.answerer import Answerer
+from blackbird.engine.replies import Replies
 from blackbird.engine.requests import Request
 from blackbird.engine.state import EngineState
-from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.orders import Order, Reply, decode_reply, encode_order
 from blackbird.trading.records import Record
@@ -65,12 +65,12 @@ class FakeSession:
 
 
 class Scene:
-    def __init__(self, state: EngineState, *, sends_orders: bool) -> None:
+    def __init__(self, state: EngineState) -> None:
         self.state = state
         self.session = FakeSession(state)
         self.journaled = 0
-        sender = WorkerThread("orders") if sends_orders else None
-        self.answerer = Answerer(state, self._on_journaled, sender, remembered=100, disk_pause=0)
+        self.replies = Replies(remembered=100)
+        self.answerer = Answerer(state, self.replies, self._on_journaled, disk_pause=0)
 
     def _on_journaled(self) -> None:
         self.journaled += 1
@@ -102,13 +102,11 @@ def play(tmp_path: Path) -> Callable[..., Scene]:
     def start(
         script: Callable[[Scene], Any],
         make: Callable[[], TradingEngine] = new_engine,
-        *,
-        sends_orders: bool = False,
     ) -> Scene:
         async def run() -> Scene:
             state = EngineState(make, FakeHistory(), tmp_path)
             await state.recover(asyncio.get_running_loop().create_future())
-            scene = Scene(state, sends_orders=sends_orders)
+            scene = Scene(state)
             try:
                 await script(scene)
             finally:
@@ -127,9 +125,8 @@ def request(
     return Request(tag, redelivered, properties, encode_order(body) if isinstance(body, Order) else body)
 
 
-@pytest.mark.parametrize("sends_orders", [False, True])
 def test_requests_are_journaled_together_then_answered_in_order_then_acknowledged(
-    play: Callable[..., Scene], sends_orders: bool
+    play: Callable[..., Scene],
 ) -> None:
     async def script(scene: Scene) -> None:
         assert await scene.answer(request(4, new_order()), request(5, new_order())) == [
@@ -138,7 +135,7 @@ def test_requests_are_journaled_together_then_answered_in_order_then_acknowledge
             ("acknowledge", 5, True),
         ]
 
-    assert play(script, sends_orders=sends_orders).journaled == 1
+    assert play(script).journaled == 1
 
 
 def test_request_that_is_known_is_answered_and_nothing_journaled(play: Callable[..., Scene]) -> None:
@@ -237,7 +234,7 @@ def test_suspected_reply_address_is_tried_by_itself(play: Callable[..., Scene]) 
     async def script(scene: Scene) -> None:
         question = msgspec.json.encode({"action": "List Open Spreads"})
         await scene.answer(request(1, question, reply_to=address))
-        scene.answerer.session_ended(SessionLost("541 INTERNAL_ERROR"))
+        scene.replies.session_ended(SessionLost("541 INTERNAL_ERROR"))
         reply, round_trip, acknowledged = await scene.answer(request(1, question, reply_to=address))
         assert (reply[1], round_trip, acknowledged[0]) == (address, ("round trip", "orders"), "acknowledge")
 

@@ -12,12 +12,15 @@ from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from blackbird.engine.journal import Journal, JournalInUse
 from blackbird.trading.orders import Order
 from blackbird.trading.records import Execution, Record, Refusal
+from blackbird.trading.trade import Trade
 from tests.support.market import PERP, SPOT
+from tests.support.trade_model import START, new_state
 from tests.support.workspace import HERE
 
 
@@ -226,3 +229,35 @@ def test_log_does_not_grow_for_ever_when_it_is_synced(tmp_path: Path) -> None:
             journal.sync()
             sizes.append((tmp_path / "j.sqlite-wal").stat().st_size)
         assert max(sizes[5:]) <= 2 * max(sizes[:5])
+
+
+def test_trade_is_open_until_its_outcome_is_there(tmp_path: Path) -> None:
+    first = new_state()
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        journal.put_trade(first)
+        journal.put_trade(msgspec.structs.replace(first, trade_id="other", intended_at=first.intended_at - 1))
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        assert [trade.trade_id for trade in journal.open_trades()] == ["other", "trade"], "oldest first"
+        assert journal.open_trades()[1] == first
+        journal.append([execution(1)], ended="other")
+        assert journal.open_trades() == [first]
+        assert ids(journal) == [1]
+
+
+def test_trade_is_replaced_by_what_is_known_of_it_later(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        trade = Trade(new_state(), lambda _, __: Decimal(0))
+        journal.put_trade(trade.state)
+        trade.start(START)
+        journal.put_trade(trade.state)
+        assert journal.open_trades() == [trade.state]
+        assert len(journal.open_trades()[0].orders) == 2
+
+
+def test_trade_stays_open_where_its_outcome_is_not_taken(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        journal.put_trade(new_state())
+        journal.append([execution(1)])
+        with pytest.raises(sqlite3.IntegrityError):
+            journal.append([execution(1)], ended="trade")
+        assert len(journal.open_trades()) == 1

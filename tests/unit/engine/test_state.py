@@ -17,6 +17,7 @@ from blackbird.engine.journal import Journal
 from blackbird.engine.state import STORE_AT_ONCE, EngineState
 from database_manager import DatabaseUnavailable, RowsRejected
 from tests.support.fake_history import FakeHistory, executions, new_engine
+from tests.support.trade_model import new_state
 
 T = TypeVar("T")
 
@@ -241,3 +242,40 @@ def test_invalidated_state_is_recovered_with_the_same_journal(tmp_path: Path) ->
         assert state.engine.orders == {}, "what was not journaled did not happen"
 
     with_state(tmp_path, history, script)
+
+
+def test_intent_is_on_the_disk_when_it_is_taken(tmp_path: Path) -> None:
+    async def script(state: EngineState) -> None:
+        await recover(state)
+        await state.intend(new_state())
+        # Nothing of it is in the log alone, which the checkpoint has synced and copied.
+        assert b'"trade_id":"trade"' in (tmp_path / "history.sqlite").read_bytes()
+        assert [trade.trade_id for trade in state.open_trades()] == ["trade"]
+
+    with_state(tmp_path, FakeHistory(), script)
+
+
+def test_nothing_is_intended_once_the_journal_is_left_to_another_engine(tmp_path: Path) -> None:
+    async def script(state: EngineState) -> None:
+        await recover(state)
+        await state.release()
+        with pytest.raises(Fenced):
+            await state.intend(new_state())
+        assert state.open_trades() == []
+
+    with_state(tmp_path, FakeHistory(), script)
+
+
+def test_engine_is_waited_for_until_it_is_recovered(tmp_path: Path) -> None:
+    async def script(state: EngineState) -> None:
+        waiting = asyncio.create_task(state.wait_for_engine())
+        await recover(state)
+        assert await waiting is state.engine
+        state.invalidate()
+        waiting = asyncio.create_task(state.wait_for_engine())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await recover(state)
+        assert await waiting is state.engine
+
+    with_state(tmp_path, FakeHistory(), script)

@@ -19,18 +19,6 @@ D = Decimal
 NOW = 1_723_161_256_298
 
 
-class Exchange:
-    """Takes legs as the exchange would; refuses the sides in `refused`."""
-
-    def __init__(self, *refused: str) -> None:
-        self.refused = refused
-        self.sent: list[tuple[Instrument, str, Decimal, str]] = []
-
-    def place_market_order(self, leg: Instrument, side: str, size: Decimal, link_id: str) -> bool:
-        self.sent.append((leg, side, size, link_id))
-        return side not in self.refused
-
-
 def new_engine(limit: str = "1000000", **settings: Any) -> TradingEngine:
     options: dict[str, Any] = {"unique_order": True, "clock": lambda: NOW, **settings}
     return TradingEngine(limit=D(limit), **options)
@@ -551,48 +539,3 @@ def test_ids_go_on_rising_after_a_recovery() -> None:
     engine = new_engine()
     engine.recover([Refusal(41, "expired", NOW, "x"), Refusal(7, "expired", NOW, "y")])
     assert engine.execute(make_order()).execution_id == 42
-
-
-# --- orders on the exchange ----------------------------------------------------------------------
-
-
-def test_both_legs_are_sent_and_accounted_for() -> None:
-    exchange = Exchange()
-    engine = new_engine(exchange=exchange)
-    assert answer(engine, make_order(order_id="o")) == "order placed"
-    assert [sent[:3] for sent in exchange.sent] == [(PERP, "Buy", D("0.25")), (SPOT, "Sell", D("0.25"))]
-    assert engine.pnl == D("9.3325")
-
-
-def test_failed_buy_leg_sends_no_sell_leg() -> None:
-    exchange = Exchange("Buy")
-    engine = new_engine(exchange=exchange)
-    assert answer(engine, make_order(order_id="o")) == "buy leg failed"
-    assert len(exchange.sent) == 1
-    assert engine.risks == {}
-
-
-def test_failed_sell_leg_is_answered_and_said(caplog: pytest.LogCaptureFixture) -> None:
-    engine = new_engine(exchange=Exchange("Sell"))
-    assert answer(engine, make_order(order_id="o")) == "sell leg failed"
-    assert engine.risks == {}
-    assert "the bought leg stands alone" in caplog.text
-
-
-def test_order_that_is_refused_sends_nothing() -> None:
-    exchange = Exchange()
-    assert answer(new_engine("1", exchange=exchange), make_order()) == "risk limit exceed"
-    assert exchange.sent == []
-
-
-def test_link_ids_are_those_of_the_order_and_short_enough_for_the_exchange() -> None:
-    exchange = Exchange()
-    long_id = "x" * 256
-    for _ in range(2):
-        new_engine(exchange=exchange).execute(make_order(order_id=long_id))
-    new_engine(exchange=exchange).execute(make_order(order_id="other"))
-    new_engine(exchange=exchange).execute(make_order())
-    links = [sent[3] for sent in exchange.sent]
-    assert links[:2] == links[2:4]
-    assert len(set(links)) == 6
-    assert all(len(link) <= 36 and link.replace("-", "").isalnum() for link in links)

@@ -1,0 +1,137 @@
+"""Decides whether a real order is sent, and what of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import NamedTuple
+
+import msgspec
+
+from blackbird.bybit.look_ups import LookUpFailed
+from blackbird.engine.exchange import Exchange
+from blackbird.engine.requests import NewOrder
+from blackbird.market.decimals import EXACT
+from blackbird.market.instrument import Instrument
+from blackbird.trading.engine import TradingEngine
+from blackbird.trading.instrument_rules import InstrumentRules, not_tradable
+from blackbird.trading.leg_order import BUY, SELL, Side
+from blackbird.trading.orders import NOT_CONNECTED, OPEN_SPREAD, RATE_LIMIT, Order, Refused
+from blackbird.trading.sizing import Sizes, size_order
+from blackbird.trading.spreads import new_id
+from blackbird.trading.trade import TradeState
+from blackbird.trading.unwinding import LegTerms
+
+HUNDRED = Decimal(100)
+TRADED_CHANNELS = ("spot", "linear")
+
+
+class Tolerances(NamedTuple):
+    """How far from its prices an order may trade, and an unwinding from the best price of then, in bps."""
+
+    price_bps: Decimal
+    unwind_bps: Decimal
+
+
+class Candidate(NamedTuple):
+    """An order with the rules of its legs."""
+
+    new: NewOrder
+    order: Order
+    buy: InstrumentRules
+    sell: InstrumentRules
+
+
+class Admission:
+    """The checks of real orders; `link_prefix` is what the link ids of our orders begin with."""
+
+    def __init__(
+        self, exchange: Exchange, link_prefix: str, tolerances: Tolerances, clock: Callable[[], int]
+    ) -> None:
+        self.exchange = exchange
+        self._link_prefix = link_prefix
+        self._tolerances = tolerances
+        self._clock = clock
+
+    async def prepare(self, new: NewOrder) -> Candidate:
+        """Learn what has to be known of both legs, and wait until a close may be sent; raises Refused."""
+        order = new.order
+        for leg in (order.buy, order.sell):
+            if leg.channel not in TRADED_CHANNELS:
+                raise Refused(not_tradable(leg, "expected spot or linear"))
+        if order.action == OPEN_SPREAD:
+            if self.exchange.trouble() is not None:
+                raise Refused(NOT_CONNECTED)
+            if order.spread_id is None:
+                order = msgspec.structs.replace(order, spread_id=order.order_id or new_id())
+        account = self.exchange.account
+        try:
+            rules = [await account.prepare(leg) for leg in (order.buy, order.sell)]
+        except LookUpFailed:
+            raise Refused(NOT_CONNECTED) from None
+        if order.action != OPEN_SPREAD:
+            await self.exchange.legs.wait_for_room([order.buy, order.sell])
+        return Candidate(new, order, *rules)
+
+    def admit(self, engine: TradingEngine, candidate: Candidate, trade_id: str) -> TradeState:
+        """Return the trade to begin, with all reserved that it may take; raises Refused.
+
+        Between check and reservation nothing else happens.
+        """
+        order, account = candidate.order, self.exchange.account
+        sizes = size_order(
+            order,
+            candidate.buy,
+            candidate.sell,
+            tolerance_bps=self._tolerances.price_bps,
+            base_fee=account.base_fee(order.buy),
+            free=account.balance,
+        )
+        engine.check(order, sizes.buy_limit, sizes.sell_limit)
+        if order.action == OPEN_SPREAD and not self.exchange.legs.take_room([order.buy, order.sell]):
+            raise Refused(RATE_LIMIT)
+        state = TradeState(
+            trade_id,
+            f"{self._link_prefix}-{trade_id}",
+            order,
+            candidate.new.key,
+            sizes,
+            self._terms(candidate.buy, BUY, sizes.buy_limit),
+            self._terms(candidate.sell, SELL, sizes.sell_limit),
+            EXACT.divide(self._tolerances.unwind_bps, HUNDRED),
+            self._clock(),
+        )
+        self.reserve(engine, state)
+        return state
+
+    def reserve(self, engine: TradingEngine, trade: TradeState) -> None:
+        """Count what a trade may come to as taken: risk, spreads, and coins of the account."""
+        engine.reserve(trade.trade_id, trade.order, trade.sizes.buy_limit, trade.sizes.sell_limit)
+        self.exchange.account.reserve(trade.trade_id, _coins(trade.sizes, trade.buy, trade.sell))
+
+    def release(self, trade_id: str) -> None:
+        """Count nothing of the account as taken by a trade any more."""
+        self.exchange.account.release(trade_id)
+
+    def _terms(self, rules: InstrumentRules, side: Side, limit: Decimal) -> LegTerms:
+        return LegTerms(rules, side, limit, self.exchange.account.base_fee(rules.instrument))
+
+
+def _coins(sizes: Sizes, buy: LegTerms, sell: LegTerms) -> Mapping[str, Decimal]:
+    """Return what a trade may spend of coins in the wallet."""
+    coins: dict[str, Decimal] = {}
+    if _is_spot(buy.rules.instrument):
+        coins[buy.rules.quote] = EXACT.multiply(sizes.buy_quantity, sizes.buy_limit)
+    if _is_spot(sell.rules.instrument):
+        coins[sell.rules.base] = sizes.sell_quantity
+    return coins
+
+
+def _is_spot(instrument: Instrument) -> bool:
+    return instrument.channel == "spot"
+
+
+def trade_id_of(name: str) -> str:
+    """Return the id of the trade for an order known by this name: 20 hexadecimal digits."""
+    return hashlib.blake2b(name.encode(), digest_size=10).hexdigest()

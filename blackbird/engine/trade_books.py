@@ -1,0 +1,134 @@
+"""Books what became of trades: in the core and in the journal, as one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from blackbird.engine.exchange import Pushed
+from blackbird.engine.state import EngineState
+from blackbird.market.instrument import Instrument
+from blackbird.trading.engine import TradingEngine
+from blackbird.trading.instrument_rules import InstrumentRules
+from blackbird.trading.leg_order import Fill
+from blackbird.trading.orders import Reply
+from blackbird.trading.records import Amendment, Booking, TradeOutcome
+from blackbird.trading.settlement import late_fills
+from blackbird.trading.spreads import Pair, pair_of
+from blackbird.trading.trade import Trade
+from blackbird.trading.trade_outcome import outcome_of
+
+logger = logging.getLogger(__name__)
+
+DISK_PAUSE = 1.0
+# Trades that are over, of which a fill may still come.
+REMEMBERED_TRADES = 10_000
+
+
+@dataclass
+class _Booked:
+    """What is remembered of a trade that is booked."""
+
+    pair: Pair
+    rules: dict[Instrument, InstrumentRules]
+    fills: set[str]
+    leftovers: int
+
+
+class TradeBooks:
+    """Books trades with the core of `state`.
+
+    `on_journaled` is called when there is something to store, `on_invalid` when the core has to be recovered.
+    """
+
+    def __init__(
+        self,
+        state: EngineState,
+        clock: Callable[[], int],
+        *,
+        on_journaled: Callable[[], None],
+        on_invalid: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self._on_journaled = on_journaled
+        self._on_invalid = on_invalid
+        self._booked: OrderedDict[str, _Booked] = OrderedDict()
+        self._amending: set[asyncio.Task[Reply]] = set()
+
+    async def book(self, trade: Trade) -> Reply:
+        """Book a trade that is over, however long it takes, and return the answer to its order."""
+        outcome = outcome_of(trade, self._clock())
+        self._remember(trade, outcome)
+        reply = await self._journaled(lambda engine: engine.book(outcome), ended=outcome.trade_id)
+        _log(outcome, reply)
+        return reply
+
+    def on_event(self, event: Pushed, trade_id: str) -> None:
+        """Take what was pushed of a trade that does not run: a fill that is not booked is left over."""
+        if not isinstance(event, Fill):
+            return
+        booked = self._booked.get(trade_id)
+        if booked is None:
+            logger.error("fill of an order that is not known here: %s", event)
+        elif event.exec_id not in booked.fills:
+            logger.error("fill of an order whose trade is booked, left over: %s", event)
+            booked.fills.add(event.exec_id)
+            amendment = late_fills(
+                trade_id, [event], booked.rules, booked.pair, booked.leftovers + 1, self._clock()
+            )
+            booked.leftovers += len(amendment.leftovers)
+            self._amend(amendment)
+
+    def _amend(self, amendment: Amendment) -> None:
+        task = asyncio.get_running_loop().create_task(self._journaled(lambda engine: engine.amend(amendment)))
+        self._amending.add(task)
+        task.add_done_callback(self._amending.discard)
+
+    async def _journaled(self, book: Callable[[TradingEngine], Booking], ended: str | None = None) -> Reply:
+        while True:
+            engine = await self._state.wait_for_engine()
+            booking = book(engine)
+            try:
+                self._state.append([booking], ended)
+            except sqlite3.Error:
+                # The core is ahead of the journal now.
+                logger.exception("trade %s not booked yet, the state is recovered", booking.trade_id)
+                self._state.invalidate()
+                await asyncio.sleep(DISK_PAUSE)
+                self._on_invalid()
+            else:
+                self._on_journaled()
+                return engine.answer_of(booking)
+
+    def _remember(self, trade: Trade, outcome: TradeOutcome) -> None:
+        state = trade.state
+        rules = {leg.rules.instrument: leg.rules for leg in (state.buy, state.sell)}
+        fills = {fill.exec_id for fill in outcome.fills}
+        self._booked[state.trade_id] = _Booked(pair_of(state.order), rules, fills, len(outcome.leftovers))
+        if len(self._booked) > REMEMBERED_TRADES:
+            self._booked.popitem(last=False)
+
+
+def _log(outcome: TradeOutcome, reply: Reply) -> None:
+    order = outcome.order
+    size = outcome.traded.size if outcome.traded is not None else 0
+    logger.info(
+        "%s %s: %s %s of %s, buy %s, sell %s, trade %s",
+        *(reply.status, reply.info, order.action, size, order.size, order.buy, order.sell, outcome.trade_id),
+    )
+    for unwound in outcome.unwound:
+        logger.warning(
+            "trade %s: unwound %s of %s, bought for %s, sold for %s",
+            *(outcome.trade_id, unwound.size, unwound.instrument, unwound.bought.flux, unwound.sold.flux),
+        )
+    for leftover in outcome.leftovers:
+        logger.log(
+            logging.ERROR if leftover.blocks else logging.INFO,
+            "trade %s: left over %s of %s: %s",
+            *(outcome.trade_id, leftover.size, leftover.instrument, leftover.reason),
+        )
