@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
 
 from config import Config, TableConfig
 from database_manager import DatabaseManager
+from local_exchange.process import ExchangeProcess
 from tests.support.book_feed import dead_letters
+from tests.support.bybit_account import KEY, SECRET
 from tests.support.order_client import ACK, Accounts, OrderClient, closing, new_order
 from tests.support.workspace import PYTHON, Service, Workspace, apply_schema, connect, free_port, wait_for
 
@@ -108,15 +111,31 @@ def test_order_that_crashes_the_handler_is_tried_twice_and_put_aside_and_the_oth
 
 # --- simulated and real histories ----------------------------------------------------------------
 
-# A real engine whose exchange does not answer: every order that is sent is refused.
+# A real engine; its exchange is to be reached only in what `Exchange` has added.
 REAL = {
     "REAL_ORDER_SENDING": "true",
-    "API_KEY": "k",
-    "API_SECRET": "s",
+    "API_KEY": KEY,
+    "API_SECRET": SECRET,
     "BYBIT_REST_URL": "http://127.0.0.1:1",
     "BYBIT_WS_URL": "ws://127.0.0.1:1",
 }
 TESTNET = {"BYBIT_ENVIRONMENT": "testnet"}
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[Exchange]:
+    with ExchangeProcess("--rate", "0") as process:
+        yield Exchange(process)
+
+
+class Exchange:
+    """Adds the exchange's addresses to the settings of a real engine."""
+
+    def __init__(self, process: ExchangeProcess) -> None:
+        self._addresses = {"BYBIT_REST_URL": process.rest_url, "BYBIT_WS_URL": process.url}
+
+    def reached(self, settings: dict[str, str]) -> dict[str, str]:
+        return {**settings, **self._addresses} if "REAL_ORDER_SENDING" in settings else settings
 
 
 def history(place: Workspace) -> tuple[str | None, str | None]:
@@ -147,8 +166,8 @@ def test_first_line_says_which_orders_are_placed(
     assert text in started.output.splitlines()[0]
 
 
-def test_history_without_rows_takes_on_any_mode(place: Workspace) -> None:
-    for settings, kind in (({}, "simulated"), (REAL, "real"), ({}, "simulated")):
+def test_history_without_rows_takes_on_any_mode(place: Workspace, exchange: Exchange) -> None:
+    for settings, kind in (({}, "simulated"), (exchange.reached(REAL), "real"), ({}, "simulated")):
         engine = place.start_engine(**settings)
         assert history(place) == (kind, "demo")
         assert engine.stop() == 0
@@ -160,8 +179,9 @@ def test_history_without_rows_takes_on_any_mode(place: Workspace) -> None:
     ids=lambda settings: "-".join(settings) or "default",
 )
 def test_history_of_another_mode_or_environment_is_refused(
-    place: Workspace, made_with: dict[str, str], started_with: dict[str, str]
+    place: Workspace, exchange: Exchange, made_with: dict[str, str], started_with: dict[str, str]
 ) -> None:
+    made_with, started_with = exchange.reached(made_with), exchange.reached(started_with)
     engine = place.start_engine(**made_with)
     client = OrderClient(place)
     order = new_order()
@@ -180,7 +200,7 @@ def test_history_of_another_mode_or_environment_is_refused(
     place.start_engine(**started_with)
 
 
-def test_orders_that_only_the_journal_has_are_of_its_mode_too(place: Workspace) -> None:
+def test_orders_that_only_the_journal_has_are_of_its_mode_too(place: Workspace, exchange: Exchange) -> None:
     engine = place.start_engine()
     client = OrderClient(place)
     order = new_order()
@@ -192,12 +212,12 @@ def test_orders_that_only_the_journal_has_are_of_its_mode_too(place: Workspace) 
         locker.rollback()
     locker.close()
     assert Accounts(place).orders == []
-    refused(place, **REAL)
+    refused(place, **exchange.reached(REAL))
     place.start_engine()
     assert Accounts(place).orders == [order["order_id"]]
 
 
-def test_history_that_is_older_than_its_mode_was_simulated(place: Workspace) -> None:
+def test_history_that_is_older_than_its_mode_was_simulated(place: Workspace, exchange: Exchange) -> None:
     engine = place.start_engine()
     client = OrderClient(place)
     order = new_order()
@@ -207,7 +227,7 @@ def test_history_that_is_older_than_its_mode_was_simulated(place: Workspace) -> 
     place.query("ALTER TABLE bybit.history DROP COLUMN mode, DROP COLUMN environment")
     apply_schema(place)
     assert history(place) == (None, None)
-    refused(place, **REAL)
+    refused(place, **exchange.reached(REAL))
     engine = place.start_engine(**TESTNET)
     assert history(place) == ("simulated", "testnet")
     assert client.ask(order) == ACK
