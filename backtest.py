@@ -8,6 +8,7 @@ from blackbird.backtest.command import main
 from blackbird.backtest.parameters import Parameters
 from blackbird.trading.pair_checks import Limits
 from config import Config, changed_settings, check_settings
+from database_manager import DatabaseManager
 
 
 def parameters() -> Parameters:
@@ -32,4 +33,4 @@ def parameters() -> Parameters:
 
 if __name__ == "__main__":
     check_settings()
-    sys.exit(main(parameters(), changed_settings()))
+    sys.exit(main(parameters(), changed_settings(), DatabaseManager("backtest", Config.DB_CONFIG)))

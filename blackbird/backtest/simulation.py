@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from blackbird.archive.source import Timed
 from blackbird.backtest.ledger import Ledger
 from blackbird.backtest.marks import Marks
 from blackbird.backtest.parameters import Parameters
-from blackbird.backtest.source import Timed
 from blackbird.market.fields import InvalidMessage
 from blackbird.trading.orders import Order, Reply
 from blackbird.trading.spreads import Pair
@@ -45,7 +45,7 @@ class Simulation:
         self.messages = 0
         self.invalid = 0
         self.begin_ms = 0
-        self._on_order = on_order
+        self.on_order = on_order
 
     def run(self, messages: Iterable[Timed], on_progress: Callable[[int], None] | None = None) -> None:
         """Play the messages; `on_progress` is told their number now and then."""
@@ -80,7 +80,7 @@ class Simulation:
             self.ledger.add(order, reply, self.clock.ms)
             if reply.acked:
                 self.marks.on_execution(order, self.clock.ms)
-            if self._on_order is not None:
-                self._on_order(order, reply)
+            if self.on_order is not None:
+                self.on_order(order, reply)
             order = scan.answer(reply)
         return True

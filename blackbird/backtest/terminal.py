@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from blackbird.archive.source import Source
 from blackbird.backtest.sheets import Sheet
-from blackbird.backtest.source import Source
 
 # As wide as the widest table, where the output is no terminal.
 WIDTH = 160
@@ -20,6 +20,12 @@ def console() -> Console:
     """Return standard output."""
     out = Console(highlight=False)
     return out if out.is_terminal else Console(width=WIDTH, highlight=False)
+
+
+def error_console() -> Console:
+    """Return standard error."""
+    error = Console(stderr=True, highlight=False)
+    return error if error.is_terminal else Console(stderr=True, width=WIDTH, highlight=False)
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from blackbird.archive.recording import Recording
 from blackbird.backtest.html_report import Page, aligned, html, page_of
 from blackbird.backtest.parameters import Parameters
-from blackbird.backtest.recording import Recording
 from blackbird.backtest.result import result_of
 from blackbird.backtest.series import Point, ThinnedSeries
 from blackbird.backtest.sheets import Sheet

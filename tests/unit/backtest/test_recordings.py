@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from blackbird.archive.recording import Recording
 from blackbird.backtest.parameters import Parameters
-from blackbird.backtest.recording import Recording
 from blackbird.backtest.result import Orders, Result, result_of
 from blackbird.backtest.simulation import Simulation
 from blackbird.trading.pair_checks import Limits

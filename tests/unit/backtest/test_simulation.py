@@ -6,11 +6,11 @@ from decimal import Decimal
 
 import pytest
 
+from blackbird.archive.source import Timed
 from blackbird.backtest.marks import Drawdown
 from blackbird.backtest.parameters import Parameters
 from blackbird.backtest.result import Result, percentile, result_of, to_json
 from blackbird.backtest.simulation import Simulation
-from blackbird.backtest.source import Timed
 from blackbird.market.instrument import Instrument
 from blackbird.trading.orders import Order, Reply
 from blackbird.trading.pair_checks import Limits

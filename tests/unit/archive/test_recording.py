@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from blackbird.backtest.recording import Recording
-from blackbird.backtest.source import SourceError
+from blackbird.archive.recording import Recording
+from blackbird.archive.source import SourceError
 
 
 def line(t: int, ts: int = 1_000_000, **more: Any) -> str:

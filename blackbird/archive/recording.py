@@ -13,7 +13,7 @@ from typing import IO, Literal, cast
 
 import msgspec
 
-from blackbird.backtest.source import SourceError, Timed
+from blackbird.archive.source import SourceError, Timed
 from blackbird.market.book_message import BookData, BookMessage
 from blackbird.market.fields import Text, UnsignedBigint
 

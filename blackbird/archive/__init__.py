@@ -1,0 +1,1 @@
+"""Stored markets: the archive of Parquet files, recordings, and what other programs read."""

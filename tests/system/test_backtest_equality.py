@@ -1,0 +1,67 @@
+"""The orders of a live run, made again by a backtest of what it stored."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.workspace import HERE, Workspace
+from tests.system.test_whole_system import play
+
+NOW = ("--from", "2024-01-01", "--to", "2100-01-01")
+DIFFERENT = 3
+
+
+def backtest(place: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(HERE / "backtest.py"), *NOW, "--compare", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=place.environment, cwd=place.folder, check=False
+    )
+
+
+def assert_same_orders(place: Workspace, least: int) -> None:
+    answer = backtest(place, "--json")
+    assert answer.returncode == 0, answer.stderr
+    figures = json.loads(answer.stdout)
+    ((executions,),) = place.query('SELECT count(DISTINCT execution_id) FROM bybit."order"')
+    ((refusals,),) = place.query("SELECT count(*) FROM bybit.refused_order")
+    assert executions > least
+    assert answer.stderr == f"the same {executions:,} executions and {refusals:,} refusals as live\n"
+    ((cash,),) = place.query('SELECT sum(flux) FROM bybit."order"')
+    assert figures["pnl"]["cash"] == pytest.approx(float(cash))
+    assert sum(figures["refusals"].values()) == refusals
+
+
+def test_a_backtest_makes_the_orders_of_the_live_run_again(
+    place: Workspace, recordings: Path, tmp_path: Path
+) -> None:
+    part = tmp_path / "part.ndjson.gz"
+    with gzip.open(recordings / "btc_depth50.ndjson.gz", "rt") as whole, gzip.open(part, "wt") as first:
+        first.writelines(itertools.islice(whole, 2500))
+    play(place, part, speed="20")
+    assert_same_orders(place, 100)
+
+    # A live run that did something else, in the middle of it: the execution and both books are named.
+    place.query(
+        'UPDATE bybit."order" SET size = size * 2 WHERE execution_id ='
+        ' (SELECT min(execution_id) + 40 FROM bybit."order") RETURNING 1'
+    )
+    answer = backtest(place)
+    assert answer.returncode == DIFFERENT
+    assert "live:     " in answer.stderr
+    assert "spot:BTCUSDT, update " in answer.stderr
+    assert "linear:BTCPERP, update " in answer.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["btc_depth50", "btc_depth1"])
+def test_whole_recordings_at_ten_times_their_speed(place: Workspace, recordings: Path, name: str) -> None:
+    place.environment["ORDERBOOK_DEPTH"] = name.removeprefix("btc_depth")
+    play(place, recordings / f"{name}.ndjson.gz", speed="10")
+    assert_same_orders(place, 500)
