@@ -13,8 +13,8 @@ import duckdb
 from blackbird import __version__
 from blackbird.archive.command import FAILURES, add_range, export_archive, span_of
 from blackbird.archive.database_export import DatabaseExport
+from blackbird.archive.market import Market
 from blackbird.archive.reader import Archive
-from blackbird.archive.recording import Recording
 from blackbird.archive.source import Source, SourceError
 from blackbird.backtest import terminal
 from blackbird.backtest.compare import Comparison, read_orders
@@ -23,6 +23,8 @@ from blackbird.backtest.parameters import Parameters
 from blackbird.backtest.result import result_of, to_json
 from blackbird.backtest.sheets import sheets_of
 from blackbird.backtest.simulation import Simulation
+from blackbird.backtest.sweep import SweepError
+from blackbird.backtest.sweep_command import add_options, run_sweep
 from database_manager import DatabaseManager
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -63,6 +65,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with curves to this file")
+    add_options(parser)
     options = parser.parse_args(arguments)
     if options.recording is None and not _has_range(options) and options.archive is None:
         parser.error("expected --from and --to, --archive or --recording")
@@ -75,18 +78,18 @@ def _has_range(options: argparse.Namespace) -> bool:
     return options.begin is not None or options.end is not None
 
 
-def source_of(options: argparse.Namespace, database: DatabaseManager) -> Source:
+def market_of(options: argparse.Namespace, database: DatabaseManager) -> Market:
     """Return the market that the command line names, exported if need be; raises one of FAILURES."""
+    groups = tuple(options.group)
     recording: Path | None = options.recording
     if recording is not None:
         if not recording.is_file():
             raise SourceError(f"{recording}: expected a recording, was no file")
-        return Recording(recording, options.group)
+        return Market(recording, groups=groups)
     folder = options.archive or Path("archive")
-    archive = Archive(folder, span_of(options), groups=options.group)
     if _has_range(options) and not _is_exported(folder, options, database):
         export_archive(database, folder, span_of(options))
-    return archive
+    return Market(folder, span_of(options), groups)
 
 
 def _is_exported(folder: Path, options: argparse.Namespace, database: DatabaseManager) -> bool:
@@ -101,7 +104,10 @@ def _is_exported(folder: Path, options: argparse.Namespace, database: DatabaseMa
 
 def run(options: argparse.Namespace, parameters: Parameters, settings: str, database: DatabaseManager) -> int:
     """Play the market that the command line names; return the exit status. Raises one of FAILURES."""
-    source = source_of(options, database)
+    market = market_of(options, database)
+    if options.sweep:
+        return run_sweep(options, market, parameters, settings)
+    source = market.open()
     comparison = _comparison(source, database) if options.compare else None
     simulation = Simulation(parameters)
     if comparison is not None:
@@ -152,7 +158,7 @@ def main(
     logging.basicConfig(level=logging.ERROR)
     try:
         return run(options, parameters, settings, database)
-    except FAILURES as error:
+    except (*FAILURES, SweepError) as error:
         print(f"backtest.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -106,7 +106,7 @@ def html(page: Page) -> str:
             "uplot_css": _asset(UPLOT / "uPlot.min.css"),
             "uplot_js": _asset(UPLOT / "uPlot.iife.min.js"),
             "uplot_license": _asset(UPLOT / "LICENSE"),
-            "curves": _script_json(page.curves),
+            "curves_json": _script_json(page.curves),
         }
     )
 
