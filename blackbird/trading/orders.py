@@ -40,6 +40,8 @@ NOT_CONNECTED: Final = "not connected to the exchange"
 NOT_FILLED: Final = "not filled"
 NOT_PLACED: Final = "order not placed"
 
+_NOT_ENOUGH: Final = "not enough "
+_OUTLASTING: Final = frozenset({COOLING_DOWN, LEFTOVER, NOT_CONNECTED, RATE_LIMIT})
 _INVALID_ORDER: Final = "invalid order: "
 _INVALID_SPREAD: Final = f"{_INVALID_ORDER}spread_id: "
 
@@ -143,6 +145,11 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
         return not self.acked and self.info.startswith(_INVALID_SPREAD)
 
 
+def outlasts_books(info: str) -> bool:
+    """Return whether an order was refused for a reason that other prices do not change."""
+    return info in _OUTLASTING or info.startswith((INSTRUMENT_NOT_TRADABLE, _NOT_ENOUGH))
+
+
 class Refused(Exception):
     """An order is not executed; the text is the `info` of its reply."""
 
@@ -159,7 +166,7 @@ def size_below_minimum(why: str) -> str:
 
 def not_enough(coin: str) -> str:
     """Return the reply text for an order that the account's balance of `coin` does not cover."""
-    return f"not enough {coin}"
+    return f"{_NOT_ENOUGH}{coin}"
 
 
 def invalid_spread(why: str) -> str:

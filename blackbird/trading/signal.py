@@ -46,7 +46,7 @@ class Signal:
         self._rules = rules or SpreadRules()
         limits = limits or Limits()
         self._backlog = Backlog(limits.max_lag_ms)
-        self._refusals = Refusals()
+        self._refusals = Refusals(clock)
         self.keeper = BookKeeper(consecutive=consecutive)
         self.spreads = OpenSpreads()
         self.checks = PairChecks(clock, limits)
