@@ -14,6 +14,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,8 +230,15 @@ def new_engine() -> TradingEngine:
         unique_order=Config.UNIQUE_ORDER,
         risk_model=Config.RISK_MODEL,
         clock=milliseconds,
+        fee_rates=None if Config.REAL_ORDER_SENDING else simulated_fees(),
         pair_cooldown_ms=Config.PAIR_COOLDOWN_MS if Config.REAL_ORDER_SENDING else 0,
     )
+
+
+def simulated_fees() -> dict[str, Decimal] | None:
+    """Return the rates of a simulation by channel, None where it charges nothing."""
+    rates = {"spot": Config.TAKER_FEE_SPOT, "linear": Config.TAKER_FEE_LINEAR}
+    return rates if any(rates.values()) else None
 
 
 def real_orders(mode: OrderMode, history: ExecutionStore) -> RealOrders:

@@ -12,9 +12,12 @@ from blackbird.trading.engine import TradingEngine, request_key
 from blackbird.trading.orders import (
     ACK,
     INTERNAL_ERROR,
+    LEFTOVER_RESOLVED,
     NOT_ACK,
     OPEN_SPREADS,
+    LeftoverRequest,
     Order,
+    Refused,
     Reply,
     decode_request,
     invalid_order,
@@ -77,6 +80,8 @@ def examine(engine: TradingEngine, request: Request) -> Decision | NewOrder:
         return Decision(request, Reply(NOT_ACK, invalid_order(why)), dead_letter=why)
     if order is None:
         return Decision(request, Reply(ACK, OPEN_SPREADS, engine.spreads.listed()))
+    if isinstance(order, LeftoverRequest):
+        return _resolve(engine, request, order)
     if order.order_id is not None:
         key = None
         known = engine.first_answer(order.order_id)
@@ -86,6 +91,14 @@ def examine(engine: TradingEngine, request: Request) -> Decision | NewOrder:
     if known is not None:
         return Decision(request, known)
     return NewOrder(request, order, key)
+
+
+def _resolve(engine: TradingEngine, request: Request, resolve: LeftoverRequest) -> Decision:
+    try:
+        record = engine.resolve_leftover(resolve)
+    except Refused as refused:
+        return Decision(request, Reply(NOT_ACK, str(refused)))
+    return Decision(request, Reply(ACK, LEFTOVER_RESOLVED), record)
 
 
 def decide(engine: TradingEngine, request: Request) -> Decision:

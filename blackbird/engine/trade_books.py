@@ -16,7 +16,7 @@ from blackbird.trading.engine import TradingEngine
 from blackbird.trading.instrument_rules import InstrumentRules
 from blackbird.trading.leg_order import Fill
 from blackbird.trading.orders import Reply
-from blackbird.trading.records import Amendment, Booking, TradeOutcome
+from blackbird.trading.records import Booking, Record, TradeOutcome
 from blackbird.trading.settlement import late_fills
 from blackbird.trading.spreads import Pair, pair_of
 from blackbird.trading.trade import Trade
@@ -36,7 +36,6 @@ class _Booked:
     pair: Pair
     rules: dict[Instrument, InstrumentRules]
     fills: set[str]
-    leftovers: int
 
 
 class TradeBooks:
@@ -68,6 +67,21 @@ class TradeBooks:
         _log(outcome, reply)
         return reply
 
+    def journal(self, record: Record) -> bool:
+        """Write a record that no trade ended with; return whether the journal took it.
+
+        Where it did not the core is ahead of it, and recovered.
+        """
+        try:
+            self._state.append([record])
+        except sqlite3.Error:
+            logger.exception("request not answered, the state is recovered")
+            self._state.invalidate()
+            self._on_invalid()
+            return False
+        self._on_journaled()
+        return True
+
     def on_event(self, event: Pushed, trade_id: str) -> None:
         """Take what was pushed of a trade that does not run: a fill that is not booked is left over."""
         if not isinstance(event, Fill):
@@ -78,14 +92,16 @@ class TradeBooks:
         elif event.exec_id not in booked.fills:
             logger.error("fill of an order whose trade is booked, left over: %s", event)
             booked.fills.add(event.exec_id)
-            amendment = late_fills(
-                trade_id, [event], booked.rules, booked.pair, booked.leftovers + 1, self._clock()
-            )
-            booked.leftovers += len(amendment.leftovers)
-            self._amend(amendment)
+            self._amend(trade_id, booked, event)
 
-    def _amend(self, amendment: Amendment) -> None:
-        task = asyncio.get_running_loop().create_task(self._journaled(lambda engine: engine.amend(amendment)))
+    def _amend(self, trade_id: str, booked: _Booked, fill: Fill) -> None:
+        at = self._clock()
+
+        def amend(engine: TradingEngine) -> Booking:
+            number = engine.leftovers.next_number(trade_id)
+            return engine.amend(late_fills(trade_id, [fill], booked.rules, booked.pair, number, at))
+
+        task = asyncio.get_running_loop().create_task(self._journaled(amend))
         self._amending.add(task)
         task.add_done_callback(self._amending.discard)
 
@@ -109,7 +125,7 @@ class TradeBooks:
         state = trade.state
         rules = {leg.rules.instrument: leg.rules for leg in (state.buy, state.sell)}
         fills = {fill.exec_id for fill in outcome.fills}
-        self._booked[state.trade_id] = _Booked(pair_of(state.order), rules, fills, len(outcome.leftovers))
+        self._booked[state.trade_id] = _Booked(pair_of(state.order), rules, fills)
         if len(self._booked) > REMEMBERED_TRADES:
             self._booked.popitem(last=False)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine
 from decimal import Decimal
 from functools import partial
@@ -71,6 +70,7 @@ class TradeDesk:
         self._askers = askers
         self._on_journaled = on_journaled
         self._books = TradeBooks(state, clock, on_journaled=on_journaled, on_invalid=askers.fail)
+        self.journal = self._books.journal
         self._admission: Admission | None = None
         self._is_connecting = asyncio.Event()
         self._running: dict[str, RunningTrade] = {}  # by trade id, from the intent on
@@ -117,13 +117,9 @@ class TradeDesk:
     async def _refuse(self, new: NewOrder, info: str, dead_letter: str | None = None) -> None:
         engine = await self._state.wait_for_engine()
         decision = refuse(engine, new, info)._replace(dead_letter=dead_letter)
-        try:
-            self._state.append([record for record in [decision.record] if record is not None])
-        except sqlite3.Error:
-            logger.exception("order %s not answered, the state is recovered", new.order.order_id)
-            self._fail(new.name)
+        if decision.record is not None and not self.journal(decision.record):
+            self._deciding.discard(new.name)
             return
-        self._on_journaled()
         await self._answer(new.name, decision)
 
     def _fail(self, name: str) -> None:

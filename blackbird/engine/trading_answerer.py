@@ -12,6 +12,7 @@ from blackbird.engine.replies import Replies, ReplySession, log_decision
 from blackbird.engine.requests import Decision, NewOrder, Request, examine
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.orders import Reply
+from blackbird.trading.records import Record
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ class Desk(Protocol):
 
     def begin(self, new: NewOrder) -> None:
         """Decide on an order."""
+
+    def journal(self, record: Record) -> bool:
+        """Write a record to the journal; return whether it took it, else the state is recovered."""
 
 
 class _Asker(NamedTuple):
@@ -62,6 +66,8 @@ class TradingAnswerer:
         for request in requests:
             examined = examine(engine, request)
             if isinstance(examined, Decision):
+                if examined.record is not None and not desk.journal(examined.record):
+                    return
                 await self._reply(session, examined)
                 continue
             self._add(examined.name, _Asker(session, request))

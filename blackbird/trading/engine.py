@@ -26,6 +26,7 @@ from blackbird.trading.orders import (
     LEFTOVER,
     NOT_PLACED,
     OPEN_SPREAD,
+    LeftoverRequest,
     Order,
     Refused,
     Reply,
@@ -43,6 +44,7 @@ from blackbird.trading.records import (
 )
 from blackbird.trading.reservations import Reservations
 from blackbird.trading.risk import RiskLimit, RiskModel
+from blackbird.trading.settlement import by_hand
 from blackbird.trading.spreads import new_id, pair_of
 
 logger = logging.getLogger(__name__)
@@ -176,6 +178,16 @@ class TradingEngine:
         )
         self._ledger.account(booking)
         return booking
+
+    def resolve_leftover(self, request: LeftoverRequest) -> Booking | None:
+        """Do as a person says of a leftover, and return the record of it, None where that was done already.
+
+        Raises Refused for one that is unknown, or that is being traded away.
+        """
+        leftover = self.leftovers.find(request.trade_id, request.number)
+        if leftover is None:
+            return None
+        return self.amend(by_hand(leftover, request.price, self._clock()))
 
     def _unwinds(self, unwound: Iterable[Unwound], ended_at: int) -> tuple[Unwind, ...]:
         return tuple(Unwind(self._ledger.next_id(), ended_at, each) for each in unwound)

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
+from blackbird.trading.orders import Refused, invalid_leftover
 from blackbird.trading.records import TRADED_AWAY, Leftover, Resolved
 from blackbird.trading.spreads import Pair
 
@@ -17,6 +18,9 @@ class Leftovers:
 
     def __init__(self) -> None:
         self.open: dict[LeftoverKey, Leftover] = {}
+        self.resolved: set[LeftoverKey] = set()
+        # Those of which an order is at the exchange just now.
+        self.in_trade: set[LeftoverKey] = set()
         # Dust and what was accepted included: sizes in base coin, and the cash paid less the cash received.
         self.sizes: dict[Instrument, Decimal] = {}
         self._paid: dict[Instrument, Decimal] = {}
@@ -33,9 +37,23 @@ class Leftovers:
 
     def resolve(self, resolved: Resolved) -> None:
         """Let a leftover block no longer; one that is not open stays as it is."""
+        self.in_trade.discard(resolved.key)
         leftover = self.open.pop(resolved.key, None)
-        if leftover is not None and resolved.resolution == TRADED_AWAY:
+        if leftover is None:
+            return
+        self.resolved.add(resolved.key)
+        if resolved.resolution == TRADED_AWAY:
             self._count(leftover.instrument, leftover.size.copy_negate(), leftover.flux.copy_negate())
+
+    def find(self, trade_id: str, number: int) -> Leftover | None:
+        """Return an open leftover at rest, None for a resolved one; raises Refused for any other."""
+        key = (trade_id, number)
+        if key in self.in_trade:
+            raise Refused(invalid_leftover("expected one at rest, an order of it is at the exchange"))
+        leftover = self.open.get(key)
+        if leftover is None and key not in self.resolved:
+            raise Refused(invalid_leftover("expected an open one, was unknown"))
+        return leftover
 
     def next_number(self, trade_id: str) -> int:
         """Return the number of the next leftover of a trade."""

@@ -17,6 +17,7 @@ OPEN_SPREAD: Final = "Open Spread"
 CLOSE_SPREAD: Final = "Close Spread"
 UNWIND: Final = "Unwind"  # of what a trade bought and sold of one instrument; no order has it
 LIST_OPEN_SPREADS = "List Open Spreads"
+RESOLVE_LEFTOVER = "Resolve Leftover"
 
 ACK: Final = "ACK"
 NOT_ACK: Final = "NOT ACK"
@@ -24,6 +25,7 @@ NOT_ACK: Final = "NOT ACK"
 # What `info` of a reply says. Both engines compare with these; third-party clients may too, see the contract.
 ORDER_PLACED: Final = "order placed"
 OPEN_SPREADS: Final = "open spreads"
+LEFTOVER_RESOLVED: Final = "leftover resolved"
 ALREADY_PLACED: Final = "order already placed"
 EXPIRED: Final = "expired"
 RISK_LIMIT_EXCEED: Final = "risk limit exceed"
@@ -69,6 +71,14 @@ class Order(msgspec.Struct, frozen=True):
     order_id: str | None = None
     spread_id: str | None = None
     expires_at: int | None = None
+
+
+class LeftoverRequest(msgspec.Struct, frozen=True):
+    """A person's word on a leftover: traded away by hand at `price`, without one kept as it is."""
+
+    trade_id: str
+    number: int
+    price: Decimal | None = None
 
 
 class Executed(Protocol):
@@ -169,6 +179,11 @@ def not_enough(coin: str) -> str:
     return f"{_NOT_ENOUGH}{coin}"
 
 
+def invalid_leftover(why: str) -> str:
+    """Return the reply text for a request about a leftover that is not waiting to be resolved."""
+    return f"{_INVALID_ORDER}leftover: {why}"
+
+
 def invalid_spread(why: str) -> str:
     """Return the reply text for an order whose `spread_id` does not fit what is open."""
     return f"{_INVALID_SPREAD}{why}"
@@ -198,6 +213,12 @@ def decode_reply(body: bytes) -> Reply:
         raise InvalidMessage(str(error)) from None
 
 
+def encode_leftover_request(request: LeftoverRequest) -> bytes:
+    """Return `request` as JSON; its price is written exactly."""
+    fields = {"action": RESOLVE_LEFTOVER, **msgspec.structs.asdict(request)}
+    return _encode({name: value for name, value in fields.items() if value is not None})
+
+
 QUESTION = msgspec.json.encode({"action": LIST_OPEN_SPREADS})
 
 
@@ -206,8 +227,8 @@ QUESTION = msgspec.json.encode({"action": LIST_OPEN_SPREADS})
 _decode_numbers = json.JSONDecoder(parse_float=Decimal, parse_constant=Decimal).decode
 
 
-def decode_request(body: bytes) -> Order | None:
-    """Return the order in `body`, or None where it is the question for the open spreads.
+def decode_request(body: bytes) -> Order | LeftoverRequest | None:
+    """Return the order or the request in `body`, or None where it is the question for the open spreads.
 
     Numbers are taken exactly as they are written. Raises InvalidMessage "<field>: <why>".
     """
@@ -222,6 +243,8 @@ def decode_request(body: bytes) -> Order | None:
     action = fields.get("action")
     if action == LIST_OPEN_SPREADS:
         return None
+    if action == RESOLVE_LEFTOVER:
+        return _leftover_request(fields)
     if action not in (OPEN_SPREAD, CLOSE_SPREAD):
         raise InvalidMessage(f"action: expected {OPEN_SPREAD!r} or {CLOSE_SPREAD!r}, was {action!r:.80}")
     order = Order(
@@ -240,6 +263,17 @@ def decode_request(body: bytes) -> Order | None:
     if order.buy == order.sell:
         raise InvalidMessage("sell: expected another leg than buy, was the same")
     return order
+
+
+def _leftover_request(fields: Mapping[str, Any]) -> LeftoverRequest:
+    trade_id = _identifier(fields, "trade_id")
+    if trade_id is None:
+        raise InvalidMessage("trade_id: expected text, was missing")
+    number = _field(fields, "number")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise InvalidMessage(f"number: expected a whole number above zero, was {number!r:.80}")
+    price = _amount(fields, "price") if fields.get("price") is not None else None
+    return LeftoverRequest(trade_id, number, price)
 
 
 def _field(fields: Mapping[str, Any], name: str) -> Any:

@@ -25,6 +25,7 @@ from blackbird.trading.records import (
     Amendment,
     Leftover,
     Part,
+    Resolution,
     Resolved,
     Traded,
     Unwound,
@@ -102,20 +103,20 @@ def trade_away(
     return Amendment(leftover.trade_id, (resolved,), (unwound,), tuple(rest), tuple(there), at)
 
 
-def settle_by_hand(leftover: Leftover, price: Decimal, at: int) -> Amendment:
-    """Return what becomes of a leftover that a person has traded away at `price`, whose fee is not known."""
-    side = SELL if leftover.size > ZERO else BUY
+def by_hand(leftover: Leftover, price: Decimal | None, at: int) -> Amendment:
+    """Return what becomes of a leftover by the word of a person.
+
+    At `price` it was traded away by hand, and the fee of that is not known. Without one it is kept: it
+    counts, and blocks nothing any longer.
+    """
+    resolution: Resolution = ACCEPTED if price is None else TRADED_AWAY
+    resolved = Resolved(leftover.trade_id, leftover.number, resolution, at)
+    if price is None:
+        return Amendment(leftover.trade_id, (resolved,), (), (), (), at)
     own = _Lots.of_leftover(leftover)
     lot = _Lot(own.size, EXACT.multiply(price, own.size), None, at, price)
-    hand = _Lots(leftover.instrument, side, (lot,))
-    resolved = Resolved(leftover.trade_id, leftover.number, TRADED_AWAY, at)
+    hand = _Lots(leftover.instrument, SELL if own.side == BUY else BUY, (lot,))
     return Amendment(leftover.trade_id, (resolved,), (_unwound(leftover.trade_id, own, hand),), (), (), at)
-
-
-def accept(leftover: Leftover, at: int) -> Amendment:
-    """Return what becomes of a leftover that a person keeps: it counts, and blocks nothing any longer."""
-    resolved = Resolved(leftover.trade_id, leftover.number, ACCEPTED, at)
-    return Amendment(leftover.trade_id, (resolved,), (), (), (), at)
 
 
 def late_fills(

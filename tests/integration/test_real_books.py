@@ -19,7 +19,7 @@ from blackbird.market.instrument import Instrument
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.orders import OPEN_SPREAD, Order
 from blackbird.trading.records import Booking, Record, Stored
-from blackbird.trading.settlement import accept, late_fills, settle_by_hand, trade_away
+from blackbird.trading.settlement import by_hand, late_fills, trade_away
 from blackbird.trading.spreads import Pair
 from config import Config
 from database_manager import DatabaseManager
@@ -53,9 +53,9 @@ def trade(engine: TradingEngine, seed: int, count: int = 40) -> list[Booking]:
             continue
         leftover = open_ones[number % len(open_ones)]
         if number % 5 == 0:
-            amendment = accept(leftover, NOW + number)
+            amendment = by_hand(leftover, None, NOW + number)
         elif number % 5 == 1:
-            amendment = settle_by_hand(leftover, Decimal(63_990), NOW + number)
+            amendment = by_hand(leftover, Decimal(63_990), NOW + number)
         else:
             next_number = engine.leftovers.next_number(leftover.trade_id)
             fills = chance.retry(leftover)

@@ -599,7 +599,7 @@ def test_order_with_a_strange_field_is_refused_by_its_name_or_taken_as_it_is(fie
     except InvalidMessage as error:
         assert str(error).startswith((f"{field}: ", "sell: "))  # noqa: PT017 - either outcome is one
     else:
-        assert order is not None
+        assert isinstance(order, Order)
         assert decode_request(encode_order(order)) == order
 
 

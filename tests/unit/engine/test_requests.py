@@ -11,7 +11,7 @@ from pika.spec import BasicProperties
 
 from blackbird.engine.requests import CRASHED, Decision, Request, decide
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.orders import QUESTION, Order, Reply
+from blackbird.trading.orders import QUESTION, LeftoverRequest, Order, Reply, encode_leftover_request
 from blackbird.trading.records import Execution, Record, Refusal
 
 ORDER: dict[str, Any] = {
@@ -121,6 +121,12 @@ def test_question_is_answered_with_the_open_spreads(engine: TradingEngine) -> No
     decide(engine, order_request(spread_id="s"))
     decision = decide(engine, request(QUESTION))
     assert decision.reply == Reply("ACK", "open spreads", engine.spreads.listed())
+    assert nothing_decided(decision)
+
+
+def test_leftover_that_is_unknown_is_not_resolved(engine: TradingEngine) -> None:
+    decision = decide(engine, request(encode_leftover_request(LeftoverRequest("trade", 1))))
+    assert decision.reply == Reply("NOT ACK", "invalid order: leftover: expected an open one, was unknown")
     assert nothing_decided(decision)
 
 

@@ -15,7 +15,13 @@ from blackbird.market.instrument import Instrument
 from blackbird.runtime.clock import milliseconds
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.leg_order import Final, LegOrder, LegRefused, Taken, Unknown
-from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD, Order
+from blackbird.trading.orders import (
+    CLOSE_SPREAD,
+    OPEN_SPREAD,
+    LeftoverRequest,
+    Order,
+    encode_leftover_request,
+)
 from blackbird.trading.records import Booking, Record
 from blackbird.trading.trade import TradeState
 from tests.support.desk_scene import (
@@ -569,3 +575,70 @@ def test_trades_that_run_are_left_alone_when_another_engine_takes_over(
         assert len(exchange.sent) == 2
 
     play(script, exchange)
+
+
+# --- leftovers -----------------------------------------------------------------------------------
+
+
+def leaves_something_over() -> FakeExchange:
+    """Return an exchange that fills the buy leg, and nothing that would take it back."""
+    exchange = FakeExchange()
+    exchange.shares = {"s1": "0", **{f"u{number}": "0" for number in range(1, 9)}}
+    return exchange
+
+
+def resolving(scene: DeskScene, price: str | None = None) -> bytes:
+    (trade_id, number) = next(iter(scene.engine.leftovers.open))
+    asked = LeftoverRequest(trade_id, number, None if price is None else Decimal(price))
+    return encode_leftover_request(asked)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blackbird.trading.trade.PAUSES_MS", (0,) * 5)
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_leftover_is_resolved_by_request_journaled_before_the_answer(play: Callable[..., DeskScene]) -> None:
+    async def script(scene: DeskScene) -> None:
+        await scene.take(request(1, order()))
+        await scene.replied()
+        body = resolving(scene, "64050")
+        await scene.take(request(2, body))
+        (_, reply) = await scene.replied(2)
+        assert (reply.status, reply.info) == ("ACK", "leftover resolved")
+        booking = scene.journal.pending(10)[-1]
+        assert isinstance(booking, Booking)
+        assert [each.resolution for each in booking.resolved] == ["traded away"]
+        assert not scene.engine.leftovers.open
+        await scene.take(request(3, body, redelivered=True))
+        assert (await scene.replied(3))[2] == reply
+        assert scene.session.acknowledged == [1, 2, 3]
+
+    play(script, leaves_something_over())
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_leftover_that_the_journal_does_not_take_is_not_answered(
+    play: Callable[..., DeskScene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(records: Sequence[Record], ended: str | None = None) -> bool:
+        del records, ended
+        raise sqlite3.OperationalError("disk full")
+
+    async def script(scene: DeskScene) -> None:
+        await scene.take(request(1, order()))
+        await scene.replied()
+        body = resolving(scene)
+        with monkeypatch.context() as patch:
+            patch.setattr(scene.state, "append", full)
+            await scene.take(request(2, body))
+        assert scene.session.is_closed
+        assert scene.session.acknowledged == [1]
+        scene.session = FakeSession()
+        await scene.recover()
+        await scene.take(request(2, body, redelivered=True))
+        (reply,) = await scene.replied()
+        assert reply.info == "leftover resolved"
+
+    play(script, leaves_something_over())

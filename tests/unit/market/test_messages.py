@@ -24,11 +24,13 @@ from blackbird.market.subscriptions import (
 from blackbird.trading.orders import (
     MAX_ORDER_BYTES,
     QUESTION,
+    LeftoverRequest,
     OpenSpread,
     Order,
     Reply,
     decode_reply,
     decode_request,
+    encode_leftover_request,
     encode_order,
     encode_reply,
 )
@@ -213,7 +215,7 @@ def test_odd_text_is_taken_as_it_is(text: str) -> None:
         message = json.dumps({**BOOK, "matching_key": text}, ensure_ascii=ascii_only).encode()
         assert decode_book(message).matching_key == text
     order = decode_request(body(ORDER, order_id=text))
-    assert order is not None
+    assert isinstance(order, Order)
     assert order.order_id == text
 
 
@@ -481,13 +483,13 @@ def test_order_is_read_as_it_was_sent() -> None:
 def test_third_party_order_may_lack_ids_and_expiry() -> None:
     for request in (without(ORDER, *OPTIONAL), body(ORDER, **dict.fromkeys(OPTIONAL))):
         order = decode_request(request)
-        assert order is not None
+        assert isinstance(order, Order)
         assert (order.order_id, order.spread_id, order.expires_at) == (None, None, None)
 
 
 def test_close_spread_is_the_other_action() -> None:
     order = decode_request(body(ORDER, action="Close Spread", more={"whatever": 1}))
-    assert order is not None
+    assert isinstance(order, Order)
     assert order.action == "Close Spread"
 
 
@@ -631,7 +633,7 @@ def test_question_for_the_open_spreads_is_no_order() -> None:
 
 def test_order_is_written_with_exact_json_numbers() -> None:
     order = decode_request(order_with("size", "0.1000000000000000000001"))
-    assert order is not None
+    assert isinstance(order, Order)
     encoded = encode_order(order)
     assert b'"size":0.1000000000000000000001' in encoded
     assert json.loads(encoded) == {**ORDER, "size": 0.1}
@@ -640,7 +642,7 @@ def test_order_is_written_with_exact_json_numbers() -> None:
 
 def test_order_without_ids_is_written_without_them() -> None:
     order = decode_request(without(ORDER, *OPTIONAL))
-    assert order is not None
+    assert isinstance(order, Order)
     assert json.loads(encode_order(order)) == {
         name: value for name, value in ORDER.items() if name not in OPTIONAL
     }
@@ -693,3 +695,32 @@ def test_reply_is_acked_or_not() -> None:
     for garbage in (b'{"status": "ack", "info": "x"}', b'{"status": "ACK"}', b'{"info": "x"}'):
         with pytest.raises(InvalidMessage):
             decode_reply(garbage)
+
+
+# --- leftovers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("price", [None, Decimal("0.1000000000000000000001")])
+def test_request_about_a_leftover_comes_back_from_its_json_exactly(price: Decimal | None) -> None:
+    sent = LeftoverRequest("trade", 3, price)
+    assert decode_request(encode_leftover_request(sent)) == sent
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"number": 1}, "trade_id: "),
+        ({"trade_id": "t"}, "number: "),
+        ({"trade_id": "t", "number": 0}, "number: "),
+        ({"trade_id": "t", "number": True}, "number: "),
+        ({"trade_id": "t", "number": 1.5}, "number: "),
+        ({"trade_id": "t", "number": 1, "price": 0}, "price: "),
+        ({"trade_id": "t", "number": 1, "price": "1"}, "price: "),
+        ({"trade_id": "", "number": 1}, "trade_id: "),
+    ],
+)
+def test_request_about_a_leftover_is_refused_by_the_name_of_its_field(
+    fields: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(InvalidMessage, match=f"^{why}"):
+        decode_request(json.dumps({"action": "Resolve Leftover", **fields}).encode())

@@ -16,13 +16,14 @@ from blackbird.trading.orders import (
     CLOSE_SPREAD,
     OPEN_SPREAD,
     SELL_LEG_FAILED,
+    LeftoverRequest,
     Order,
     Refused,
     Reply,
     encode_reply,
 )
 from blackbird.trading.records import Booking, Execution, Record, Refusal, TradeOutcome
-from blackbird.trading.settlement import accept, late_fills, settle, trade_away
+from blackbird.trading.settlement import by_hand, late_fills, settle, trade_away
 from blackbird.trading.spreads import Pair
 from tests.support.real_trades import (
     NOW,
@@ -239,7 +240,7 @@ def test_leftover_counts_as_held_and_against_the_limit_and_not_in_risks() -> Non
     engine, _ = with_leftover(limit="6500")
     assert not any((engine.risks.get(SPOT), engine.positions.get(SPOT), engine.pnl))
     assert engine.held(SPOT) == D("0.1")
-    engine.amend(accept(next(iter(engine.leftovers.open.values())), NOW))
+    engine.amend(by_hand(next(iter(engine.leftovers.open.values())), None, NOW))
     assert engine.held(SPOT) == D("0.1")
     assert refusal(engine, open_order(2)) == "risk limit exceed"
 
@@ -418,3 +419,52 @@ def test_ids_rise_over_bookings() -> None:
     assert sorted(ids) == list(range(1, len(ids) + 1))
     assert [each.execution_id for each in there] == sorted(each.execution_id for each in there)
     assert len(all_fills(outcomes(5, 20, new_engine()))) > 0
+
+
+# --- leftovers by the word of a person -----------------------------------------------------------
+
+
+def test_leftover_that_was_traded_by_hand_is_booked_at_its_price() -> None:
+    engine, _ = with_leftover()
+    booking = engine.resolve_leftover(LeftoverRequest("trade", 1, D(63500)))
+    assert booking is not None
+    assert booking.answer is None
+    assert (engine.pnl, engine.held(SPOT)) == (D(-50), D(0))
+    assert refusal(engine, open_order(2)) is None
+
+
+def test_leftover_that_is_kept_still_counts() -> None:
+    engine, _ = with_leftover()
+    engine.resolve_leftover(LeftoverRequest("trade", 1))
+    assert (engine.pnl, engine.held(SPOT)) == (D(0), D("0.1"))
+    assert refusal(engine, open_order(2)) is None
+
+
+def test_leftover_is_resolved_once_however_often_it_is_asked_for() -> None:
+    engine, first = with_leftover()
+    second = engine.resolve_leftover(LeftoverRequest("trade", 1, D(63500)))
+    assert second is not None
+    assert engine.resolve_leftover(LeftoverRequest("trade", 1, D(63500))) is None
+    again = new_engine()
+    again.recover([first, second])
+    assert again.resolve_leftover(LeftoverRequest("trade", 1, D(63500))) is None
+    assert again.pnl == D(-50)
+
+
+def test_leftover_that_is_unknown_or_at_the_exchange_is_not_resolved() -> None:
+    engine, _ = with_leftover()
+    with pytest.raises(Refused, match=r"^invalid order: leftover: expected an open one, was unknown$"):
+        engine.resolve_leftover(LeftoverRequest("trade", 2))
+    engine.leftovers.in_trade.add(("trade", 1))
+    with pytest.raises(Refused, match=r"^invalid order: leftover: expected one at rest"):
+        engine.resolve_leftover(LeftoverRequest("trade", 1))
+
+
+def test_retry_that_has_ended_leaves_the_leftover_at_rest() -> None:
+    engine, _ = with_leftover()
+    (leftover,) = engine.leftovers.open.values()
+    engine.leftovers.in_trade.add(leftover.key)
+    sold = fill(SPOT, SELL, "0.04", "63000", number=9)
+    engine.amend(trade_away(leftover, [sold], RULES[SPOT], engine.leftovers.next_number("trade"), NOW))
+    assert not engine.leftovers.in_trade
+    assert engine.resolve_leftover(LeftoverRequest("trade", 2)) is not None

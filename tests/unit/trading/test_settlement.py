@@ -18,10 +18,9 @@ from blackbird.trading.settlement import (
     FILLED_LATE,
     SOLD_NOT_BOUGHT,
     Settlement,
-    accept,
+    by_hand,
     late_fills,
     settle,
-    settle_by_hand,
     trade_away,
 )
 from blackbird.trading.spreads import Pair
@@ -251,7 +250,7 @@ def test_try_that_was_not_filled_changes_nothing() -> None:
 
 
 def test_leftover_that_a_person_traded_is_unwound_at_his_price() -> None:
-    there = settle_by_hand(a_leftover(), D(63500), NOW + 5)
+    there = by_hand(a_leftover(), D(63500), NOW + 5)
     (unwound,) = there.unwound
     assert (unwound.bought.flux, unwound.sold) == (D(-6400), Part(SPOT, D(6350), None))
     assert [each.resolution for each in there.resolved] == ["traded away"]
@@ -259,7 +258,7 @@ def test_leftover_that_a_person_traded_is_unwound_at_his_price() -> None:
 
 
 def test_leftover_that_a_person_keeps_is_resolved_and_nothing_else() -> None:
-    there = accept(a_leftover(), NOW + 5)
+    there = by_hand(a_leftover(), None, NOW + 5)
     assert [(each.key, each.resolution) for each in there.resolved] == [(("trade", 2), "accepted")]
     assert (there.unwound, there.leftovers, there.fills) == ((), (), ())
 
