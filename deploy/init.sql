@@ -479,7 +479,7 @@ GROUP BY long_channel, long_symbol, short_channel, short_symbol;
 
 -- What waits to be traded away or accepted.
 CREATE OR REPLACE VIEW bybit.open_leftover AS
-SELECT trade_id, number, channel, symbol_name, size, round(abs(flux / size), 12) AS price, reason, since,
+SELECT trade_id, number, channel, symbol_name, size, trim_scale(round(abs(flux / size), 12)) AS price, reason, since,
        long_channel, long_symbol, short_channel, short_symbol
 FROM bybit.leftover WHERE resolved_at IS NULL;
 
