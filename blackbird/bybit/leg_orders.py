@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from pybit.unified_trading import HTTP
 
 from blackbird.bybit.order_rates import OrderRates
-from blackbird.bybit.rest import HttpFailure, NotSent, Refusal, Rest, RestError
+from blackbird.bybit.rest import Call, HttpFailure, NotSent, Refusal, RestError
 from blackbird.market.decimals import EXACT
 from blackbird.market.instrument import Instrument
 from blackbird.trading.instrument_rules import InstrumentRules, divide
@@ -65,6 +65,17 @@ REFUSAL_STATUSES = frozenset({400, 401, 403, 404})
 RATE_STATUS = 429
 
 
+class Sender(Protocol):
+    """What sends requests; see blackbird.bybit.rest.Rest."""
+
+    @property
+    def is_banned(self) -> bool:
+        """Return whether nothing can be sent for some minutes."""
+
+    async def call(self, call: Call) -> Mapping[str, Any]:
+        """Return the result of a request; raises RestError."""
+
+
 class LegOrders:
     """Sends orders, any number at the same time; each in a thread of its own.
 
@@ -75,7 +86,7 @@ class LegOrders:
 
     def __init__(
         self,
-        rest: Rest,
+        rest: Sender,
         *,
         now: Callable[[], int],
         clock_offset: Callable[[], int],
