@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from blackbird.engine.admission import trade_id_of
 
+from blackbird.engine.admission import trade_id_of
 from local_exchange.process import ExchangeProcess
 from tests.support.bybit_account import KEY, SECRET
 from tests.support.crashing_engine import POINTS, UNEQUAL_POINTS

@@ -74,8 +74,15 @@ def test_order_is_over_by_its_status_and_filled_by_its_quantity(
 
 def test_spot_buy_pays_its_fee_in_what_it_buys() -> None:
     assert read_fill(SPOT_BUY, "spot", "USDT") == Fill(
-        *("e1", "l1", Instrument("spot", "BTCUSDT"), "Buy"),
-        *(Decimal("64840.8"), Decimal("0.000081"), Decimal("0.000000081"), "BTC", 1766600379876),
+        exec_id="e1",
+        link_id="l1",
+        instrument=Instrument("spot", "BTCUSDT"),
+        side="Buy",
+        price=Decimal("64840.8"),
+        quantity=Decimal("0.000081"),
+        fee=Decimal("0.000000081"),
+        fee_coin="BTC",
+        time=1766600379876,
     )
     assert base_fee_rate(SPOT_BUY, "BTC") == Decimal("0.001")
     assert base_fee_rate({**SPOT_BUY, "feeCurrency": "MNT"}, "BTC") == 0

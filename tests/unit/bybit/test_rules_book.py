@@ -61,8 +61,9 @@ def test_both_channels_have_the_same_rules_under_other_names() -> None:
         *(Decimal("0.000001"), Decimal("0.1")),
         *(Decimal("0.000011"), Decimal(5)),
     )
-    assert (spot.most_quantity, spot.most_market_quantity, spot.settle) == (83, Decimal("41.5"), "USDT")
-    assert (linear.base, linear.step, linear.least_quantity) == ("1000PEPE", 100, 100)
+    assert (spot.most_quantity, spot.most_market_quantity) == (Decimal(83), Decimal("41.5"))
+    assert (spot.settle, linear.settle) == ("USDT", "USDT")
+    assert (linear.base, linear.step, linear.least_quantity) == ("1000PEPE", Decimal(100), Decimal(100))
     assert (linear.most_quantity, linear.most_market_quantity) == (
         Decimal(37_000_000),
         Decimal(5_000_000),
