@@ -136,7 +136,8 @@ def test_what_the_exchange_has_received_is_in_the_journal(start: Start, length: 
 def test_both_legs_are_sent_at_once_whatever_one_of_them_waits_for(start: Start, length: Length) -> None:
     system = start()
     slow, trades = 300, length.pick(10, 500)
-    system.exchange.fault("slow_reply", ms=slow, channel="linear", share=0.2)
+    # The first of the two to be sent is the bought one.
+    system.exchange.fault("slow_reply", ms=slow, channel="spot", share=length.pick(1, 0.2))
     for _ in range(trades):
         assert is_acked(system.trade(system.opening(size="0.01")))
     gaps = [
@@ -203,6 +204,20 @@ def test_leg_whose_request_is_lost_is_made_equal_again(start: Start, length: Len
 # 5. Price bound.
 
 
+PRICE_TOLERANCE = Decimal("0.0005")
+
+
+def check_limits(order: Message, truth: Truth) -> None:
+    """Check the limits of an order's legs against its prices."""
+    legs = first_orders(truth).get(trade_id_of(order["order_id"]), {})
+    for leg, price in (("b", order["buy_price"]), ("s", order["sell_price"])):
+        if leg in legs:
+            limit, tick = Decimal(legs[leg]["body"]["price"]), Decimal("0.1")
+            assert abs(limit - price) <= price * PRICE_TOLERANCE + tick, (order, legs)
+    if len(legs) == 2 and order["action"] == "Open Spread":
+        assert Decimal(legs["b"]["body"]["price"]) <= Decimal(legs["s"]["body"]["price"])
+
+
 def check_prices(system: RealSystem, truth: Truth, seen: int, tolerance: Decimal) -> None:
     """Check the fills after the first `seen`, made on the books as they are."""
     limits = {one["link_id"]: Decimal(one["body"].get("price", "0")) for one in truth.orders}
@@ -239,6 +254,7 @@ def test_no_order_fills_beyond_its_bound_however_the_market_jumps(start: Start, 
             assert reply["sell_price"] >= reply["buy_price"]
             opened.append((order, reply["size"]))
         truth = system.truth()
+        check_limits(order, truth)
         check_prices(system, truth, seen, Decimal("0.01"))
         seen = len(truth.fills)
         system.set_books("BTC")
@@ -306,6 +322,7 @@ def test_orders_with_lost_replies_are_answered_with_the_truth(start: Start, leng
         system.exchange.fault(fault, share=0.05, how="hang")
     for lag in (300, 1000, 3000):
         system.exchange.fault("order_lag", ms=lag, share=0.2)
+    system.exchange.fault("late_fill", ms=300, share=0.3)
     orders: list[Message] = []
     replies: dict[str, Message] = {}
     in_flight = 8
@@ -317,6 +334,7 @@ def test_orders_with_lost_replies_are_answered_with_the_truth(start: Start, leng
     for order in orders:
         system.check_answer(order, replies[order["order_id"]])
         assert system.trade(order) == replies[order["order_id"]], "asked again, its first answer"
+    assert system.open_leftovers() == [], "nothing was filled that was not waited for"
     again = check_sendings(truth, orders)
     acked = sum(is_acked(reply) for reply in replies.values())
     length.report(f"{len(orders)} orders, {acked} executed, {again} sent again, all answered with the truth")
