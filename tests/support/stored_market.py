@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pika.spec import BasicProperties
 
 from blackbird.archive.source import Timed
-from blackbird.storage.orderbook_store import OrderbookStore, Update, orderbook_lines, update_key
+from blackbird.storage.orderbook_store import OrderbookStore, orderbook_lines, update_key
+from blackbird.storage.update import Update
 from config import Config
 from database_manager import DatabaseManager
 from tests.support.workspace import Workspace
