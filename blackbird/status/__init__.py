@@ -1,0 +1,1 @@
+"""What the services say of themselves twice a second. Pure."""
