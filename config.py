@@ -338,6 +338,8 @@ class Settings(Servers):
     JOURNAL_PATH: PathFromHere = Field(default=Path("journal"), validate_default=True)
 
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    STATUS_INTERVAL_MS: int = Field(default=500, ge=0, le=60_000)
+    SUMMARY_SECONDS: int = Field(default=10, ge=0, le=3600)
 
     @property
     def DB_CONFIG(self) -> dict[str, str]:  # noqa: N802 - the owner's name
@@ -375,6 +377,11 @@ class Settings(Servers):
             "ca_file": self.RABBITMQ_CA_FILE,
             "fast_path": self.RABBITMQ_FAST_PATH,
         }
+
+    @property
+    def STATUS_CONFIG(self) -> dict[str, Any]:  # noqa: N802 - named like DB_CONFIG
+        """Arguments of blackbird.broker.status_publisher.reporting."""
+        return {"interval_ms": self.STATUS_INTERVAL_MS, "summary_seconds": self.SUMMARY_SECONDS}
 
     @property
     def ORDER_CONFIG(self) -> dict[str, Any]:  # noqa: N802 - named like DB_CONFIG

@@ -21,14 +21,18 @@ from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.session import Session, SessionLost, connection_parameters, keep_session
+from blackbird.broker.status_publisher import reporting
 from blackbird.bybit.environment import OrderMode
 from blackbird.market.fields import InvalidMessage
+from blackbird.runtime.failure_log import FailureLog
 from blackbird.runtime.process import parse_arguments, run_service
+from blackbird.runtime.status_report import Identity
 from blackbird.storage.batch_writer import BatchWriter, Store
 from blackbird.storage.intake import Intake
 from blackbird.storage.orderbook_store import OrderbookStore, UpdateKey, read_update
 from blackbird.storage.quote_storage import QuoteStorage, QuoteStore
 from blackbird.storage.retention import DiskWatch, Retention, RetentionStore, Upkeep
+from blackbird.storage.storage_status import StorageStatusSource
 from blackbird.storage.update import Update
 from config import HERE, LOCAL_HOSTS, Config, check_settings, hosts_and_ports, log_settings
 from database_manager import DatabaseManager
@@ -70,6 +74,15 @@ class DataStorageService:
             store, BATCH, ping_seconds=None if discard else PING_SECONDS
         )
         self._intake = Intake(self._writer, self._on_delivery)
+        self._session: Session | None = None
+        self._failures = FailureLog()
+        self.status = StorageStatusSource(
+            self._writer.progress,
+            self._failures,
+            gathered=lambda: self._writer.gathered,
+            is_connected=lambda: self._session is not None and self._session.is_open,
+            discard=discard,
+        )
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Store messages until `stop`; then write and acknowledge those that were delivered."""
@@ -100,6 +113,7 @@ class DataStorageService:
         self._writer.start_session(session)
         await session.declare_feed()
         await session.set_prefetch(UNACKNOWLEDGED)
+        self._session = session
         await self._intake.start_session(session)
 
     def _on_delivery(
@@ -112,9 +126,8 @@ class DataStorageService:
             key, levels = read_update(body)
         except InvalidMessage as error:
             batch.dead_letter_message(str(error), properties, body)
-        except Exception as error:
-            # The process edge: a message that crashes the handler is dead-lettered, the others are stored.
-            logger.exception("message crashed the handler")
+        except Exception as error:  # noqa: BLE001 - the edge: the message is dead-lettered, the others stored
+            self._failures.log("reading a message", error)
             batch.dead_letter_message(f"crashed the handler: {error!r}", properties, body)
         else:
             batch.add(key, Update(levels, properties, body))
@@ -153,10 +166,18 @@ def main() -> None:
         upkeep(),
         discard=discard,
     )
+    mode = OrderMode.of(**Config.ORDER_CONFIG)
+
+    async def serve(stop: asyncio.Event) -> None:
+        status = connection_parameters(**Config.BROKER_CONFIG, name="data storage status")
+        identity = Identity("storage", mode.name, str(mode))
+        async with reporting(identity, service.status, status, **Config.STATUS_CONFIG):
+            await service.serve(stop)
+
     run_service(
         "data storage",
-        service.serve,
-        mode=OrderMode.of(**Config.ORDER_CONFIG),
+        serve,
+        mode=mode,
         log_level=Config.LOG_LEVEL,
         pace=PACE,
         on_start=log_settings,

@@ -22,12 +22,14 @@ from typing import Any
 import uvicorn
 
 from blackbird.broker.session import connection_parameters, keep_session, session_opener
+from blackbird.broker.status_publisher import reporting
 from blackbird.bybit.connection import Connector
 from blackbird.bybit.connection_budget import ConnectionBudget
 from blackbird.bybit.environment import OrderMode
 from blackbird.bybit.protocol import DEPTHS, MAINNET, TESTNET, check_url
 from blackbird.bybit.stream import StreamContext
 from blackbird.collector.broker_link import BrokerLink
+from blackbird.collector.collector_status import CollectorStatusSource
 from blackbird.collector.feed_manager import FeedManager
 from blackbird.collector.http_api import create_app
 from blackbird.collector.publisher import FeedPublisher
@@ -35,6 +37,7 @@ from blackbird.collector.system_view import SystemView
 from blackbird.market.instrument import Instrument
 from blackbird.runtime.paced_selector import LoadPace
 from blackbird.runtime.process import exit_for_setting, parse_arguments, run_service
+from blackbird.runtime.status_report import Identity
 from config import Config, check_settings, log_settings
 
 logger = logging.getLogger(__name__)
@@ -71,6 +74,7 @@ class MarketDataCollector:
         self._view = SystemView(
             session_opener(connection_parameters(**Config.BROKER_CONFIG, name="collector view"))
         )
+        self.status = CollectorStatusSource(self._feeds, self._publisher)
         self._server = Server(
             uvicorn.Config(
                 create_app(self._feeds, self._publisher, self._view),
@@ -146,10 +150,19 @@ def main() -> None:
     check_exchange_settings(Config.ORDERBOOK_DEPTH, Config.BYBIT_WS_URL)
     listening = listen(Config.COLLECTOR_HOST, Config.COLLECTOR_PORT)
     pace = LoadPace(LONGEST_REST, calm=CALM_RATE, busy=BUSY_RATE)
+    mode = OrderMode.of(**Config.ORDER_CONFIG)
+
+    async def serve(stop: asyncio.Event) -> None:
+        collector = MarketDataCollector(pace)
+        broker = connection_parameters(**Config.BROKER_CONFIG, name="collector status")
+        identity = Identity("collector", mode.name, str(mode))
+        async with reporting(identity, collector.status, broker, **Config.STATUS_CONFIG):
+            await collector.serve(stop, listening)
+
     run_service(
         "market data collector",
-        lambda stop: MarketDataCollector(pace).serve(stop, listening),
-        mode=OrderMode.of(**Config.ORDER_CONFIG),
+        serve,
+        mode=mode,
         log_level=Config.LOG_LEVEL,
         pace=pace,
         on_start=log_settings,

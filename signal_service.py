@@ -21,6 +21,7 @@ from pika.spec import Basic, BasicProperties
 from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.properties import published_at
 from blackbird.broker.session import QueueInUse, Session, SessionLost, connection_parameters, keep_session
+from blackbird.broker.status_publisher import reporting
 from blackbird.broker.topology import EXCHANGE, ORDERS, PERSISTENT, QUOTE, RESYNC, SIGNAL
 from blackbird.bybit.environment import OrderMode
 from blackbird.market.book_message import decode_book
@@ -30,10 +31,12 @@ from blackbird.market.subscriptions import encode_resync
 from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.failure_log import FailureLog
 from blackbird.runtime.process import parse_arguments, run_service
+from blackbird.runtime.status_report import Identity
 from blackbird.signals.ack_tracker import AckTracker
 from blackbird.signals.group_lane import GroupLanes, LaneContext, PendingUpdate
 from blackbird.signals.order_manager import OrderManager
 from blackbird.signals.quotes import QuotePublisher
+from blackbird.signals.signal_status import SignalStatusSource
 from blackbird.signals.snapshot_requests import SnapshotRequests
 from blackbird.signals.subscription_map import SubscriptionMap
 from blackbird.trading.pair_checks import Limits
@@ -48,7 +51,6 @@ logger = logging.getLogger(__name__)
 
 PREFETCH = 2000
 HOUSEKEEPING_SECONDS = 0.05  # between acknowledgements, and between looks at which snapshots are due
-AGES_SECONDS = 10.0
 STOP_SECONDS = 3.0  # for the replies to orders in flight
 
 
@@ -70,6 +72,15 @@ class SignalService:
         self._quotes = QuotePublisher(
             signal.keeper, self._lanes.last_updates.get, self._publish_quote, milliseconds
         )
+        self.status = SignalStatusSource(
+            signal,
+            self._lanes,
+            orders.log,
+            failures,
+            is_connected=lambda: self._session is not None and self._session.is_open,
+            snapshots_requested=lambda: self._snapshots.total,
+        )
+        self._tick_ages = self.status.tick_age.tally
         # Another process has the queue: the first time it may be what is left of our own last session.
         self._was_overtaken = False
 
@@ -82,7 +93,6 @@ class SignalService:
             asyncio.create_task(
                 self._repeat(HOUSEKEEPING_SECONDS, "requesting snapshots", self._update_requests)
             ),
-            asyncio.create_task(self._repeat(AGES_SECONDS, "reporting", self._report_ages)),
             asyncio.create_task(self._publish_quotes()),
         ]
         stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
@@ -138,6 +148,7 @@ class SignalService:
         received_ms = taken_ms if published is None or published > taken_ms else published
         try:
             message = decode_book(body)
+            self._tick_ages[taken_ms - message.ts] += 1
             self._lanes.receive(PendingUpdate(tag, message, received_ms, taken_ms, body, properties))
         except InvalidMessage as error:
             self._dead_letter(str(error), properties, body)
@@ -169,7 +180,7 @@ class SignalService:
             if self._session is not None:
                 self._session.publish(EXCHANGE, QUOTE, body, properties)
 
-    # --- snapshots and reports -------------------------------------------------------------------
+    # --- snapshots -------------------------------------------------------------------------------
 
     def _update_requests(self) -> None:
         if self._session is not None and self._session.is_open:
@@ -183,11 +194,6 @@ class SignalService:
     def _gaps_of(self, instrument: Instrument) -> int:
         book = self._signal.keeper.books.get(instrument)
         return 0 if book is None else book.gaps
-
-    def _report_ages(self) -> None:
-        ages = self._signal.ages.take()
-        if ages is not None:
-            logger.info("%d orders on books heard of %d ms ago (median) and %d ms (95th percentile)", *ages)
 
     async def _repeat(self, seconds: float, what: str, work: Callable[[], None]) -> None:
         guarded = self._failures.guard(what, work)
@@ -228,10 +234,18 @@ def main() -> None:
     failures = FailureLog()
     broker = connection_parameters(**Config.BROKER_CONFIG, name="signal engine")
     service = SignalService(broker, signal, OrderManager(failures), failures)
+    mode = OrderMode.of(**Config.ORDER_CONFIG)
+
+    async def serve(stop: asyncio.Event) -> None:
+        status = connection_parameters(**Config.BROKER_CONFIG, name="signal engine status")
+        identity = Identity("signal", mode.name, str(mode))
+        async with reporting(identity, service.status, status, **Config.STATUS_CONFIG):
+            await service.serve(stop)
+
     run_service(
         "signal engine",
-        service.serve,
-        mode=OrderMode.of(**Config.ORDER_CONFIG),
+        serve,
+        mode=mode,
         log_level=Config.LOG_LEVEL,
         on_start=log_settings,
     )

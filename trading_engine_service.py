@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from decimal import Decimal
@@ -24,6 +25,7 @@ from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.session import QueueInUse, Session, connection_parameters, keep_session
+from blackbird.broker.status_publisher import reporting
 from blackbird.broker.topology import ORDERS
 from blackbird.bybit.environment import OrderMode, UnsafeOrders
 from blackbird.bybit.exchange import ExchangeUrls, connect
@@ -31,6 +33,7 @@ from blackbird.bybit.rest import Credentials
 from blackbird.bybit.start_checks import check_account
 from blackbird.engine.admission import Tolerances
 from blackbird.engine.answerer import Answerer
+from blackbird.engine.engine_status import EngineStatusSource
 from blackbird.engine.exchange import Connect
 from blackbird.engine.execution_store import ExecutionStore
 from blackbird.engine.journal_loops import StoreLoop, SyncLoop
@@ -41,6 +44,7 @@ from blackbird.engine.trade_desk import TradeDesk
 from blackbird.engine.trading_answerer import TradingAnswerer
 from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.process import exit_for_setting, parse_arguments, run_service
+from blackbird.runtime.status_report import Identity
 from blackbird.trading.engine import TradingEngine
 from config import Config, check_settings, log_settings
 from database_manager import DatabaseManager
@@ -102,6 +106,15 @@ class TradingEngineService:
         self._consumer: str | None = None
         self._inbox: list[Request] = []
         self._arrived = asyncio.Event()
+        self.status = EngineStatusSource(
+            new_engine(),
+            self._state,
+            self._replies.counts,
+            self._storing,
+            self._desk,
+            is_connected=lambda: self._session is not None and self._session.is_open,
+            stores=self._stores,
+        )
         # Held while orders are answered, and while it is not certain that this engine is the active one.
         self._answering = asyncio.Lock()
         # Another consumer has the queue. At first that may be what is left of our own last session.
@@ -183,7 +196,8 @@ class TradingEngineService:
     def _on_delivery(
         self, _: Channel, deliver: Basic.Deliver, properties: BasicProperties, body: bytes
     ) -> None:
-        self._inbox.append(Request(deliver.delivery_tag or 0, deliver.redelivered, properties, body))
+        tag = deliver.delivery_tag or 0
+        self._inbox.append(Request(tag, deliver.redelivered, properties, body, time.perf_counter()))
         self._arrived.set()
 
     async def _answer_orders(self) -> None:
@@ -296,7 +310,14 @@ def main() -> None:
         Config.JOURNAL_PATH,
         real_orders(mode, history) if history is not None and mode.is_real else None,
     )
-    run_service("trading engine", service.serve, mode=mode, log_level=Config.LOG_LEVEL, on_start=log_settings)
+
+    async def serve(stop: asyncio.Event) -> None:
+        status = connection_parameters(**Config.BROKER_CONFIG, name="trading engine status")
+        identity = Identity("engine", mode.name, str(mode))
+        async with reporting(identity, service.status, status, **Config.STATUS_CONFIG):
+            await service.serve(stop)
+
+    run_service("trading engine", serve, mode=mode, log_level=Config.LOG_LEVEL, on_start=log_settings)
 
 
 if __name__ == "__main__":

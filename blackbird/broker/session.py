@@ -72,6 +72,7 @@ class Session:
         self._send = partial(connection.stream.publish, channel) if fast else channel.basic_publish
         declarations = Declarations(channel, self._rpc, foreign_queues)
         self.declare_queue = declarations.declare_queue
+        self.declare_exchange = declarations.declare_exchange
         self.declare_feed = declarations.declare_feed
         self.declare_private_queue = declarations.declare_private_queue
         self.bind = declarations.bind

@@ -14,6 +14,7 @@ SIGNAL = "signal"
 SUBSCRIPTION = "subscription"
 QUOTE = "quote"
 RESYNC = "resync"
+STATUS = "status"
 ORDERS = "orders"
 # Replies to this address come by themselves to the channel that asked: a queue less on the way.
 # https://www.rabbitmq.com/docs/direct-reply-to

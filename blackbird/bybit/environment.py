@@ -76,6 +76,11 @@ class OrderMode(NamedTuple):
             return self.ws_url + PRIVATE_PATH
         return f"wss://stream{host.removeprefix('api')}{PRIVATE_PATH}"
 
+    @property
+    def name(self) -> str:
+        """SIMULATED, or the environment that orders go to."""
+        return self.environment if self.is_real else SIMULATED
+
     def __str__(self) -> str:
         if not self.is_real:
             return "SIMULATED ORDERS"

@@ -117,6 +117,9 @@ class Stream:
         self.reason = ""
         # Set when a client that asked for the subscription can be answered.
         self.answered = asyncio.Event()
+        self.reconnects = 0
+        self.resyncs = 0  # snapshots asked for after the first of a connection
+        self._connected_before = False
         self._topic = Topic(context.topic(instrument), instrument, matching_key, context.on_push)
         self._context = context
         self._on_status = on_status
@@ -141,6 +144,16 @@ class Stream:
         """The group that its pushes are marked with."""
         return self._topic.matching_key
 
+    @property
+    def pushes(self) -> int:
+        """How many pushes were received."""
+        return self._topic.pushes
+
+    @property
+    def silence_seconds(self) -> float | None:
+        """How long ago its last push was received, None before the first one."""
+        return self._loop.time() - self._topic.last_push if self._topic.pushes else None
+
     def set_matching_key(self, matching_key: str) -> None:
         """Mark pushes with this key from the next one on."""
         self._topic.mark(matching_key)
@@ -159,6 +172,7 @@ class Stream:
                     while True:
                         await self._obtain_snapshot(socket)
                         await self._forward(socket)
+                        self.resyncs += 1
             except (ConnectFailed, ConnectionClosed, Silent) as error:
                 self._on_outage(str(error))
             await asyncio.sleep(self._backoff.next())
@@ -174,6 +188,8 @@ class Stream:
             if self._priority is Priority.FIRST_ATTEMPT:
                 self._priority = Priority.NEVER_LIVE
             socket = await self._context.connect(url, self._topic.on_frame)
+        self.reconnects += self._connected_before
+        self._connected_before = True
         self._topic.attach(socket.send)
         self._has_snapshot = False
         try:

@@ -27,6 +27,7 @@ class Topic:
     def __init__(self, name: str, instrument: Instrument, matching_key: str, on_push: OnPush) -> None:
         self.name = name
         self.last_push = 0.0
+        self.pushes = 0
         self._instrument = instrument
         self._on_push = on_push
         self._newest_ms = 0
@@ -74,6 +75,7 @@ class Topic:
         if not head.is_book:
             raise InvalidFrame("no order book")
         self.last_push = self._loop.time()
+        self.pushes += 1
         if head.type == "snapshot" and not self.snapshot.done():
             self.snapshot.set_result(None)
         # Valid JSON ends with its closing brace; what is sent stays as it is up to there.

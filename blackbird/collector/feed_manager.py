@@ -115,6 +115,11 @@ class FeedManager:
         """Done when the task of a stream failed, which is a fault of this program."""
         return self._tasks.failure
 
+    @property
+    def streams(self) -> list[Stream]:
+        """The streams, those without an answer of the exchange included."""
+        return list(self._streams.values())
+
     def group(self, matching_key: str) -> list[Instrument]:
         """Return the instruments with this matching key, those without an answer of the exchange included."""
         return [each for each, stream in self._streams.items() if stream.matching_key == matching_key]

@@ -12,9 +12,10 @@ import contextlib
 import logging
 import struct
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from enum import Enum
+from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from blackbird.broker.topology import (
 from blackbird.collector.message_numbers import MessageNumbers
 from blackbird.market.instrument import Instrument
 from blackbird.runtime.throttled_log import ThrottledLog
+from blackbird.status.histogram import MillisecondHistogram
 
 logger = logging.getLogger(__name__)
 
@@ -99,10 +101,17 @@ class FeedPublisher:
         on_read: Callable[[int], None] = lambda _: None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        self.received = 0
         self.dropped = 0
+        self.drops: Counter[Instrument] = Counter()
+        self.buffer = buffer
+        # From the exchange's `ts` to the socket, of the oldest push of each turn of the event loop; from the
+        # socket to the broker's confirmation, of the newest push of each confirmation.
+        self.push_age = MillisecondHistogram()
+        self.confirm_age = MillisecondHistogram()
         self._on_gap = on_gap
-        self._buffer = buffer
         self._on_read = on_read
+        self._clock_ns = clock_ns
         self._numbers = MessageNumbers(clock_ns)
         self._session: Session | None = None
         # Pushes read in this turn of the event loop.
@@ -140,6 +149,11 @@ class FeedPublisher:
     def backlog(self) -> int:
         """How many pushes the broker has not confirmed yet."""
         return len(self._arrived) + len(self._waiting) + len(self._unconfirmed)
+
+    def pending(self) -> Counter[Instrument]:
+        """Return how many pushes of each instrument the broker has not confirmed yet."""
+        pushes = chain(self._waiting, self._unconfirmed.values())
+        return Counter(push.instrument for push in pushes if push is not None)
 
     async def start(self, session: Session, reserved_numbers: bytes | None = None) -> None:
         """Publish on `session` from now on: the subscriptions, what was not confirmed, what waited.
@@ -192,7 +206,9 @@ class FeedPublisher:
     def _queue(self) -> None:
         arrived, self._arrived = self._arrived, []
         self._on_read(len(arrived))
+        self.received += len(arrived)
         arrived.sort(key=_made_ms)
+        self.push_age.tally[arrived[0].received_ms - arrived[0].made_ms] += 1
         self._waiting.extend(arrived)
         self._send()
         self._limit()
@@ -249,6 +265,7 @@ class FeedPublisher:
         tag = int(method.delivery_tag or 0)
         tags = range(self._oldest_tag, tag + 1) if method.multiple else (tag,)
         refused: list[_Push] = []
+        push = None
         for confirmed in tags:
             push = self._unconfirmed.pop(confirmed, None)
             if isinstance(method, Basic.Nack) and push is not None:
@@ -257,6 +274,8 @@ class FeedPublisher:
             # Published again on a new session it may have been confirmed before.
             if done is not None and not done.done():
                 done.set_result(None)
+        if push is not None:
+            self.confirm_age.tally[self._clock_ns() // 1_000_000 - push.received_ms] += 1
         if method.multiple:
             self._oldest_tag = tag + 1
         if refused:
@@ -277,8 +296,10 @@ class FeedPublisher:
         self._limit()
 
     def _limit(self) -> None:
-        while len(self._waiting) > self._buffer:
-            self._gaps.add(self._waiting.popleft().instrument)
+        while len(self._waiting) > self.buffer:
+            instrument = self._waiting.popleft().instrument
+            self._gaps.add(instrument)
+            self.drops[instrument] += 1
             self.dropped += 1
             self._overflow.warn(
                 "the broker takes too little: %d pushes dropped so far, the oldest first", self.dropped

@@ -49,6 +49,7 @@ class Journal:
             "CREATE TABLE IF NOT EXISTS open_trade (trade_id TEXT PRIMARY KEY, body BLOB NOT NULL)"
         )
         self._syncer = _open(path)
+        self.records: int = self._database.execute("SELECT count(*) FROM record").fetchone()[0]
 
     def append(self, records: Sequence[Record], ended: str | None = None) -> None:
         """Add records, and remove the trade `ended` that they are the outcome of: all or none.
@@ -66,6 +67,7 @@ class Journal:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             raise
+        self.records += len(rows)
 
     def pending(self, limit: int) -> list[Record]:
         """Return the oldest records, at most `limit`."""
@@ -74,7 +76,7 @@ class Journal:
 
     def forget(self, stored: int) -> None:
         """Drop the records up to execution id `stored`: the database has them."""
-        self._database.execute("DELETE FROM record WHERE id <= ?", (stored,))
+        self.records -= self._database.execute("DELETE FROM record WHERE id <= ?", (stored,)).rowcount
 
     def put_trade(self, trade: TradeState) -> None:
         """Write what is known of a trade over what was; raises sqlite3.Error."""

@@ -42,9 +42,18 @@ class StoreLoop:
         self._unstored = asyncio.Event()
         self._stored = asyncio.Event()
         self._stored.set()
+        self._behind_since: float | None = None
+
+    @property
+    def lag_seconds(self) -> float:
+        """For how long, at most, the oldest record has been waiting to be stored."""
+        since = self._behind_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     def notify(self) -> None:
         """Take note that the journal has grown."""
+        if self._behind_since is None:
+            self._behind_since = asyncio.get_running_loop().time()
         self._stored.clear()
         self._unstored.set()
 
@@ -63,6 +72,7 @@ class StoreLoop:
         while True:
             await self._unstored.wait()
             await asyncio.sleep(pause)
+            began = asyncio.get_running_loop().time()
             try:
                 stored = await self._state.store_pending()
             except (DatabaseUnavailable, RowsRejected) as error:
@@ -79,6 +89,8 @@ class StoreLoop:
                     outage.resolved("executions are stored again")
                     backoff.reset()
                 failed, pause = False, STORE_PAUSE if stored < STORE_AT_ONCE else 0.0
+                if stored < STORE_AT_ONCE:
+                    self._behind_since = began if stored else None
                 if not stored:
                     self._unstored.clear()
                     self._stored.set()

@@ -9,6 +9,7 @@ from typing import Protocol
 from pika.spec import BasicProperties
 
 from blackbird.broker.topology import ORDERS
+from blackbird.engine.answer_counts import AnswerCounts
 from blackbird.engine.reply_addresses import ReplyAddresses
 from blackbird.engine.requests import Decision
 from blackbird.trading.orders import encode_reply
@@ -39,6 +40,7 @@ class Replies:
     """Sends replies, but for those that would end the session; `remembered` see ReplyAddresses."""
 
     def __init__(self, *, remembered: int) -> None:
+        self.counts = AnswerCounts()
         self._addresses = ReplyAddresses(remembered)
 
     def session_ended(self, reason: BaseException | None) -> None:
@@ -54,7 +56,10 @@ class Replies:
         if address and not self._addresses.is_muted(address):
             correlation = BasicProperties(correlation_id=properties.correlation_id)
             session.publish("", address, encode_reply(decision.reply), correlation)
+            self.counts.add(decision)
             await self._addresses.sent(address, partial(session.declare_queue, ORDERS))
+        else:
+            self.counts.add(decision)
 
 
 def log_decision(decision: Decision) -> None:

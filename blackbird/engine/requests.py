@@ -36,6 +36,7 @@ class Request(NamedTuple):
     redelivered: bool
     properties: BasicProperties
     body: bytes
+    arrived: float = 0.0  # time.perf_counter
 
 
 class Decision(NamedTuple):

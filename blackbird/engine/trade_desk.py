@@ -83,6 +83,10 @@ class TradeDesk:
         """Return whether the order known by `name` is being decided on: its askers will be told."""
         return name in self._deciding
 
+    def running(self) -> list[TradeState]:
+        """Return the trades that run, from the intent on."""
+        return [running.trade.state for running in self._running.values()]
+
     def begin(self, new: NewOrder) -> None:
         """Decide on an order, and trade it unless it is refused."""
         self._spawn(new.name, self._place_order(new))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from decimal import Decimal
 from enum import Enum, auto
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,6 +33,14 @@ class Level:
         self.price = price
         self.size = size
         self.remaining = size
+
+
+class LevelView(NamedTuple):
+    """A level as of now: see Level."""
+
+    price: Decimal
+    size: Decimal
+    remaining: Decimal
 
 
 class Outcome(Enum):
@@ -106,6 +115,30 @@ class Side:
             return None
         price = max(prices) if self._best else min(prices)
         return price, self._sizes[price]
+
+    def peek(self) -> LevelView | None:
+        """Return the best level that has something left for us, None where there is none; changes nothing."""
+        price = self.best_price()
+        if price is None:
+            return None
+        level = self._consumed.get(price)
+        if level is not None:
+            return LevelView(price, level.size, level.remaining)
+        size = self._sizes[price] if self._lazy_snapshot is None else self._lazy_snapshot.size
+        return LevelView(price, size, size)
+
+    def top(self, count: int) -> list[LevelView]:
+        """Return the best levels, best first, those of which nothing is left for us included."""
+        lazy = self._lazy_snapshot
+        if lazy is not None:
+            first = b'"],['.join(lazy.json.split(b'"],[', count)[:count]).removesuffix(b'"]]') + b'"]]'
+            return [LevelView(price, size, size) for price, size in decimal_levels(first) if size]
+        best = self._prices[: -count - 1 : -1] if self._best else self._prices[:count]
+        levels = {price: LevelView(price, self._sizes[price], self._sizes[price]) for price in best}
+        for price, level in self._consumed.items():
+            if price in levels or not level.remaining:
+                levels[price] = LevelView(price, level.size, level.remaining)
+        return sorted(levels.values(), reverse=self._best == -1)[:count]
 
     def update(self, levels: Levels) -> None:
         """Apply a delta's levels: absolute sizes, zero removes; removing what is not there is no error."""

@@ -102,6 +102,16 @@ class GroupLane:
         """Return whether the lane waits for a reply."""
         return self._scan is not None
 
+    @property
+    def is_late(self) -> bool:
+        """Return whether the reply that the lane waits for is late."""
+        return self._is_late
+
+    @property
+    def waiting(self) -> int:
+        """Return how many messages wait."""
+        return len(self._waiting)
+
     # --- messages --------------------------------------------------------------------------------
 
     def receive(self, update: PendingUpdate) -> None:
@@ -286,6 +296,7 @@ class GroupLanes:
         # The last message that each instrument's book has seen, applied or not; an Instrument is such a key.
         self.last_updates: dict[tuple[str, str], PendingUpdate] = {}
         self.may_trade = False
+        self.is_stopping = False
 
     @property
     def keys(self) -> list[str]:
@@ -296,6 +307,20 @@ class GroupLanes:
     def have_orders_in_flight(self) -> bool:
         """Return whether any lane waits for a reply."""
         return any(lane.has_order_in_flight for lane in self._lanes.values())
+
+    @property
+    def orders_in_flight(self) -> int:
+        """Return how many lanes wait for a reply."""
+        return sum(lane.has_order_in_flight for lane in self._lanes.values())
+
+    @property
+    def waiting(self) -> int:
+        """Return how many messages wait in all lanes."""
+        return sum(lane.waiting for lane in self._lanes.values())
+
+    def get(self, key: str) -> GroupLane | None:
+        """Return the lane of the group with this key, None where it has none yet."""
+        return self._lanes.get(key)
 
     def receive(self, update: PendingUpdate) -> None:
         """Process a message in the lane of its group, or let it wait there."""
@@ -327,6 +352,7 @@ class GroupLanes:
 
     def stop_trading(self) -> None:
         """Begin no more scans."""
+        self.is_stopping = True
         self.may_trade = False
 
     def remove_idle(self) -> None:

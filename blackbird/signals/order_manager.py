@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 
 from pika.channel import Channel
@@ -15,6 +16,7 @@ from blackbird.broker.topology import DIRECT_REPLY, ORDERS, PERSISTENT
 from blackbird.market.fields import InvalidMessage
 from blackbird.runtime.failure_log import FailureLog
 from blackbird.runtime.throttled_log import ThrottledLog
+from blackbird.signals.order_log import OrderLog
 from blackbird.trading.orders import QUESTION, Order, Reply, decode_reply, encode_order
 from blackbird.trading.spreads import new_id
 
@@ -40,11 +42,12 @@ class OrderManager:
         ask_again_seconds: float = ASK_AGAIN_SECONDS,
         ask_spreads_seconds: float = ASK_SPREADS_SECONDS,
     ) -> None:
+        self.log = OrderLog()
         self._failures = failures or FailureLog()
         self._ask_again_seconds = ask_again_seconds
         self._ask_spreads_seconds = ask_spreads_seconds
         self._session: Session | None = None
-        self._in_flight: dict[str, tuple[Order, OnReply]] = {}
+        self._in_flight: dict[str, tuple[Order, OnReply, float]] = {}  # with the time of sending
         self._again: dict[str, asyncio.TimerHandle] = {}
         self._on_spreads: OnReply | None = None
         self._question = ""
@@ -66,7 +69,7 @@ class OrderManager:
     def send(self, order: Order, on_reply: OnReply) -> None:
         """Send an order with an id; `on_reply` is called once, when its outcome is known."""
         order_id = str(order.order_id)
-        self._in_flight[order_id] = order, on_reply
+        self._in_flight[order_id] = order, on_reply, time.perf_counter()
         self._send(order_id)
 
     def open_spreads(self, on_reply: OnReply) -> None:
@@ -140,7 +143,9 @@ class OrderManager:
         in_flight = self._in_flight.pop(correlation_id, None)
         if in_flight is not None:
             self._again.pop(correlation_id).cancel()
-            in_flight[1](reply)
+            order, on_reply, sent = in_flight
+            self.log.add(order, reply, time.perf_counter() - sent)
+            on_reply(reply)
         elif self._on_spreads is not None and correlation_id == self._question and reply.acked:
             self._on_spreads(reply)  # where this fails the timer asks again
             if correlation_id == self._question:

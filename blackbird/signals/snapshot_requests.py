@@ -47,8 +47,8 @@ class _Requests:
 class SnapshotRequests:
     """Sends `request(instrument)` for each book that needs a snapshot, again with backoff until it has one.
 
-    `gaps(instrument)` counts the gaps of its book: where it has risen, a snapshot has come meanwhile. `clock`
-    returns seconds.
+    `total` counts them. `gaps(instrument)` counts the gaps of its book: where it has risen, a snapshot has
+    come meanwhile. `clock` returns seconds.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class SnapshotRequests:
         self._request = request
         self._gaps = gaps
         self._clock = clock
+        self.total = 0
         self._requests: dict[Instrument, _Requests] = {}
 
     def update(self, needed: Collection[Instrument]) -> None:
@@ -79,6 +80,7 @@ class SnapshotRequests:
         if not requests.is_due(now):
             return
         requests.count(now, self._gaps(instrument))
+        self.total += 1
         if requests.asked % REPORT_EVERY == 0:
             _report(instrument, requests)
         self._request(instrument)

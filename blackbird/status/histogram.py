@@ -8,7 +8,8 @@ import msgspec
 
 # Upper bounds in seconds; those of Prometheus' clients begin at 5 ms, where most of what is measured is over.
 BUCKETS = (
-    0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05,
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 # A delay beyond it, or a clock that is behind another, is counted as the nearest of these.
 LONGEST_MS = 60_000

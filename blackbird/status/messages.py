@@ -1,8 +1,8 @@
 """The status messages: what each service publishes of itself on the key `status`, as JSON.
 
 Money, prices and sizes are decimals written as text, exact. Names that end in `_ms` are milliseconds since
-1970, in `_seconds` durations. Counters begin at 0 with the process (`started_ms`) and only rise: rates are for
-the reader to make. Fields may be added.
+1970, in `_seconds` durations. Counters begin at 0 with the process (`started_ms`) and only rise: rates are
+for the reader to make. Fields may be added.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Literal
 import msgspec
 
 from blackbird.market.instrument import Instrument
+from blackbird.market.order_book import LevelView
 from blackbird.status.histogram import Counts
-
-Level = tuple[Decimal, Decimal, Decimal]  # price, size as the exchange reports it, what is left of it for us
 
 
 class WhyNot(StrEnum):
@@ -82,8 +81,9 @@ class CollectorStatus(msgspec.Struct, frozen=True):
 class BookStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """One instrument's book.
 
-    `bids` and `asks` are the five best levels, best first. With more than 20 books they are sent in turn, 20
-    a message: where both are missing the ones sent before are the newest there are.
+    `bids` and `asks` are the five best levels, best first: [price, size as reported, size left for us]. With
+    more than 20 books they are sent in turn, 20 a message: where both are missing the ones sent before are
+    the newest there are.
     """
 
     channel: str
@@ -96,8 +96,8 @@ class BookStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     bid_size: Decimal | None = None  # left for us
     ask: Decimal | None = None
     ask_size: Decimal | None = None
-    bids: list[Level] | None = None
-    asks: list[Level] | None = None
+    bids: list[LevelView] | None = None
+    asks: list[LevelView] | None = None
     gaps: int = 0
     lag_ms: int = 0  # how much longer its last message took than the quickest of its stream
 
@@ -113,7 +113,7 @@ class Direction(msgspec.Struct, frozen=True, omit_defaults=True):
     exit: Decimal | None = None  # ask(short) - bid(long): what closing costs; pays `entry - exit`
     open_spreads: int = 0
     quantity: Decimal = Decimal(0)  # open, base coin
-    credit: Decimal = Decimal(0)  # sum of entry x quantity over what is open; at mark: credit - exit x quantity
+    credit: Decimal = Decimal(0)  # sum of entry x quantity; PnL at mark: credit - exit x quantity
     widest: Decimal | None = None  # the largest entry that is open, the first to close
 
 
@@ -129,6 +129,7 @@ class PairStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     why: WhyNot
     since_ms: int
     leg: Instrument | None = None  # the one at fault, where it is one
+    info: str = ""  # of a refused order, the reason that was given
 
 
 class OrderStatus(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -165,6 +166,7 @@ class SignalStatus(msgspec.Struct, frozen=True):
     waiting: int  # messages that wait for the reply to an order
     tick_age: Counts  # from the exchange's `ts` to being taken from the broker
     answer_time: Counts  # from an order's decision to its answer
+    book_age: Counts  # of an order, how long ago its older book was heard of
     spreads_open: int
 
 
@@ -181,12 +183,16 @@ class LegStatus(msgspec.Struct, frozen=True):
 
 
 class PairTotals(msgspec.Struct, frozen=True):
-    """What was traded of a pair (long, short) since the history began."""
+    """What was traded of a pair (long, short) since the history began, as in the view `bybit.pnl`.
+
+    Closed PnL is cash - credit - cash_without_spread.
+    """
 
     long: Instrument
     short: Instrument
     cash: Decimal  # sum(flux)
-    credit: Decimal  # of it, what open spreads were opened for: closed = cash - credit
+    credit: Decimal  # of it, what open spreads were opened for
+    cash_without_spread: Decimal  # of it, what closes beyond all that was open have brought
     quantity: Decimal  # open
     open_spreads: int
     turnover: Decimal  # value of both legs, opens and closes
@@ -206,6 +212,28 @@ class OpenSpreadStatus(msgspec.Struct, frozen=True):
     opened_ms: int
 
 
+class TradeStatus(msgspec.Struct, frozen=True):
+    """A real order whose legs are being traded."""
+
+    trade_id: str
+    action: str
+    buy: Instrument
+    sell: Instrument
+    size: Decimal
+    since_ms: int
+
+
+class LeftoverStatus(msgspec.Struct, frozen=True):
+    """What a trade has left of an instrument: `size` above zero bought, below zero sold."""
+
+    trade_id: str
+    channel: str
+    symbol: str
+    size: Decimal
+    reason: str
+    since_ms: int
+
+
 class EngineStatus(msgspec.Struct, frozen=True):
     """What the trading engine does."""
 
@@ -214,21 +242,22 @@ class EngineStatus(msgspec.Struct, frozen=True):
     limit: Decimal  # MAX_RISK_OPEN_POSITION, quote coin, each leg
     risk_model: str
     legs: list[LegStatus]
-    pnl: Decimal  # sum(flux) of all rows; closed = pnl - credit
+    pnl: Decimal  # sum(flux) of all rows; closed PnL is pnl - credit - cash_without_spread
     credit: Decimal
+    cash_without_spread: Decimal
     turnover: dict[str, Decimal]  # traded value by channel: fees = turnover x fee
     pairs: list[PairTotals]
     spreads_open: int
     open_spreads: list[OpenSpreadStatus]  # the oldest 50
     orders_known: int
-    answers: dict[str, dict[str, int]]  # as in SignalStatus; action "" for what was no order
+    answers: dict[str, dict[str, int]]  # action "": what was no new order
     answer_time: Counts  # from the delivery to the reply
     journal_records: int  # decided, not in the database yet
     stored_lag_seconds: float  # age of the oldest of them
     dead_letters: int
-    # Real orders: leg orders whose trade is running, and positions that no spread accounts for.
-    running_trades: list[dict[str, str]] = []
-    leftovers: list[dict[str, str]] = []
+    fees: Decimal = Decimal(0)  # that were charged, as far as known; a simulation charges none
+    running_trades: list[TradeStatus] = []  # real orders that have no outcome yet
+    leftovers: list[LeftoverStatus] = []  # positions that no spread accounts for
 
 
 # --- data storage --------------------------------------------------------------------------------
@@ -256,7 +285,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
 
     service: Literal["collector", "signal", "engine", "storage"]
     version: str
-    mode: Literal["simulated", "demo", "testnet", "mainnet"]
+    mode: str  # "simulated", "demo", "testnet" or "mainnet"
     mode_text: str  # as in the log: "SIMULATED ORDERS", "REAL ORDERS to api-demo.bybit.com"
     host: str
     pid: int

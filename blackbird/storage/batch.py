@@ -32,10 +32,16 @@ class Batch(Generic[K]):
     def __init__(self, queue: str, session: Deliverer | None = None) -> None:
         self.updates: dict[K, Update] = {}
         self.messages = 0
+        self.dead_letters = 0
         self.begun = 0.0  # loop time of the first message
         self._queue = queue
         self._session = session
         self._last_tag = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows the updates have."""
+        return sum(update.lines.count("\n") for update in self.updates.values())
 
     def count(self, delivery_tag: int) -> None:
         """Count a delivery; it is acknowledged with the others."""
@@ -57,6 +63,7 @@ class Batch(Generic[K]):
         if later.messages:
             self._last_tag = later._last_tag
             self.messages += later.messages
+            self.dead_letters += later.dead_letters
         return self
 
     def dead_letter(self, key: K, reason: str) -> None:
@@ -66,6 +73,7 @@ class Batch(Generic[K]):
 
     def dead_letter_message(self, reason: str, properties: BasicProperties, body: bytes) -> None:
         """Move a message to the dead-letter queue."""
+        self.dead_letters += 1
         # On a session that has ended it is not acknowledged either, so it is redelivered.
         with contextlib.suppress(SessionLost):
             if self._session is not None:

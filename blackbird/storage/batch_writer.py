@@ -14,6 +14,7 @@ from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.storage.batch import Batch, Deliverer
 from blackbird.storage.isolation import UpdateStore, store_updates
+from blackbird.storage.storage_status import Progress
 from database_manager import DatabaseUnavailable
 
 # How long a batch may fill before it is written: a commit costs the same for one message as for many.
@@ -48,6 +49,7 @@ class BatchWriter(Generic[K]):
         queue: str = STORAGE,
         ping_seconds: float | None = None,
     ) -> None:
+        self.progress: Progress[K] = Progress()
         self._store = store
         self._batch_size = batch_size
         self._queue = queue
@@ -70,6 +72,11 @@ class BatchWriter(Generic[K]):
         if self._busy_since is None:
             return 0.0
         return asyncio.get_running_loop().time() - self._busy_since
+
+    @property
+    def gathered(self) -> int:
+        """How many messages the batch has that fills."""
+        return self._batch.messages
 
     def start_session(self, session: Deliverer) -> None:
         """Gather the deliveries of `session` from now on; what an earlier one brought is redelivered."""
@@ -136,12 +143,13 @@ class BatchWriter(Generic[K]):
             try:
                 await self._database.run(self._store.ping)
             except DatabaseUnavailable as error:
-                failed = True
+                failed = self.progress.is_failing = True
                 self._outage.warn("the database takes no messages: %s", error)
                 await asyncio.sleep(backoff.next())
             else:
                 break
         if failed:
+            self.progress.is_failing = False
             self._outage.resolved("the database takes messages again")
 
     @contextlib.contextmanager
@@ -167,6 +175,8 @@ class BatchWriter(Generic[K]):
     async def _write(self, batch: Batch[K]) -> None:
         backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE)
         failed = False
+        began = asyncio.get_running_loop().time()
+        self.progress.begun(batch)
         while batch.updates:
             try:
                 at_fault = await self._database.run(partial(store_updates, self._store, batch.updates))
@@ -176,10 +186,12 @@ class BatchWriter(Generic[K]):
                 await asyncio.sleep(backoff.next())
                 # With what has arrived since: one that is taken shows that those rejected are at fault.
                 batch = batch.followed_by(self._next_batch())
+                self.progress.begun(batch, failed=True)
             else:
                 for key, reason in at_fault.items():
                     batch.dead_letter(key, f"refused by the database: {reason}")
                 break
         if failed:
             self._outage.resolved("the database takes messages again")
+        self.progress.done(batch, asyncio.get_running_loop().time() - began)
         batch.acknowledge()

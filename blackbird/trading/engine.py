@@ -77,6 +77,9 @@ class TradingEngine:
         self.orders = ledger.orders
         self.spreads = ledger.spreads
         self.leftovers = ledger.leftovers
+        self.totals = ledger.totals
+        self.limit = limit
+        self.risk_model = risk_model
         self.first_answer = ledger.first_answer
         self.recover = ledger.recover
         self._reservations = Reservations()

@@ -12,6 +12,7 @@ from blackbird.trading.leftovers import Leftovers
 from blackbird.trading.orders import ACK, NOT_ACK, OPEN_SPREAD, ORDER_PLACED, Order, Reply
 from blackbird.trading.records import Booking, Execution, Leftover, Refusal, Resolved, Stored, Unwind
 from blackbird.trading.spreads import OpenSpreads, Spread, pair_of
+from blackbird.trading.totals import Totals
 
 
 class Ledger:
@@ -25,6 +26,7 @@ class Ledger:
         self.orders: dict[str, str] = {}  # order id, or key of a request without one -> its first answer
         self.spreads = OpenSpreads()
         self.leftovers = Leftovers()
+        self.totals = Totals()
         self.copies: set[bytes] = set()
         self.last_id = 0
         self._unique_order = unique_order
@@ -75,12 +77,13 @@ class Ledger:
         positions[order.buy] = EXACT.add(positions.get(order.buy, ZERO), size)
         positions[order.sell] = EXACT.subtract(positions.get(order.sell, ZERO), size)
         self.pnl = EXACT.add(self.pnl, EXACT.add(bought, sold))
+        self.totals.add(record)
         if self._unique_order:
             self.copies.add(fingerprint(order))
         if order.action == OPEN_SPREAD:
-            self.spreads.add(Spread.opened_by(order, executed))
+            self.spreads.add(Spread.opened_by(order, executed, record.placed_at))
         else:
-            self._reduce_spreads(order, size)
+            self._reduce_spreads(record, size)
         key = self._remember(order.order_id, record.request_key, ORDER_PLACED)
         if key is not None and record.traded is not None:
             self._answers[key] = answer_to(record)
@@ -92,7 +95,8 @@ class Ledger:
         self.positions.setdefault(leg, ZERO)
         self.pnl = EXACT.add(self.pnl, flux)
 
-    def _reduce_spreads(self, order: Order, left: Decimal) -> None:
+    def _reduce_spreads(self, record: Execution, left: Decimal) -> None:
+        order = record.order
         if order.spread_id is not None:
             spread = self.spreads.get(order.spread_id)
             if spread is not None:
@@ -104,6 +108,7 @@ class Ledger:
             left = EXACT.subtract(left, size)
             if not left:
                 return
+        self.totals.add_without_spread(record, left)
 
     def _remember(self, order_id: str | None, request_key: str | None, info: str) -> str | None:
         key = order_id if order_id is not None else request_key

@@ -113,6 +113,18 @@ class MatchingGroup:
             quote.ask = ask
         return [] if peers.bids[-1] <= peers.asks[0] else _crossing(instrument, quote)
 
+    def best_pair(self) -> Pair | None:
+        """Return the pair with the largest bid(short) - ask(long); None where there are no two prices."""
+        best: tuple[Decimal, Pair] | None = None
+        for peers in self._peers.values():
+            longs = sorted(peers.quotes, key=lambda member: peers.quotes[member].ask)[:2]
+            shorts = sorted(peers.quotes, key=lambda member: -peers.quotes[member].bid)[:2]
+            for pair in (Pair(long, short) for long in longs for short in shorts if long != short):
+                spread = peers.quotes[pair.short].bid - peers.quotes[pair.long].ask
+                if best is None or spread > best[0]:
+                    best = spread, pair
+        return None if best is None else best[1]
+
     def all_crossing(self) -> list[Pair]:
         """Return all pairs with bid(short) > ask(long), in order of joining, long first."""
         return [

@@ -147,6 +147,11 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
         return Figures(self.size, self.buy_price, self.sell_price)
 
     @property
+    def label(self) -> str:
+        """What answers are counted by: ACK or the question's text, or the reason without its particulars."""
+        return ACK if self.info == ORDER_PLACED else self.info.partition(":")[0]
+
+    @property
     def contradicts_open_spreads(self) -> bool:
         """Return whether the trading engine refused the order because of its `spread_id`.
 

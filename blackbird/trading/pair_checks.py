@@ -65,7 +65,7 @@ class PairChecks:
 
     def allow(self, pair: Pair, long: OrderBook, short: OrderBook, bid: Decimal, ask: Decimal) -> bool:
         """Return whether the pair may be traded at these prices; where not, count and log the reason."""
-        reason = self._objection(pair, long, short, bid, ask)
+        reason = self.objection(pair, long, short, bid, ask)
         if reason is None:
             return True
         self.count(reason, pair)
@@ -81,9 +81,15 @@ class PairChecks:
         if last is None or (now > last + EPISODE_MS and reason is not Reason.PRICE_RATIO):
             logger.warning("%s is not traded: %s", of, reason)
 
-    def _objection(
+    def is_stale(self, book: OrderBook) -> bool:
+        """Return whether the book has not been heard of for longer than `stale_after_ms`."""
+        limit = self._limits.stale_after_ms
+        return limit > 0 and book.received_ms < self._clock() - limit
+
+    def objection(
         self, pair: Pair, long: OrderBook, short: OrderBook, bid: Decimal, ask: Decimal
     ) -> Reason | None:
+        """Return the reason why the pair must not be traded at these prices, None where there is none."""
         limits = self._limits
         if not (long.in_sync and short.in_sync):
             return Reason.OUT_OF_SYNC

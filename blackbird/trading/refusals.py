@@ -28,6 +28,7 @@ class Refusals:
         self._opens: dict[Pair, Versions] = {}
         self._closes: dict[Pair, Versions] = {}
         self._beyond_risk: set[Pair] = set()
+        self.reasons: dict[Pair, str] = {}  # of the last refused open
 
     def may_open(self, pair: Pair, versions: Versions) -> bool:
         """Return whether an open of `pair` may be sent on these books."""
@@ -42,6 +43,10 @@ class Refusals:
             del self._resting_until[pair]
         return not rests
 
+    def is_beyond_risk(self, pair: Pair) -> bool:
+        """Return whether the last open of `pair` was beyond the risk limit and nothing was executed since."""
+        return pair in self._beyond_risk
+
     def may_close(self, pair: Pair, versions: Versions) -> bool:
         """Return whether a close of `pair` may be sent on these books."""
         return self._closes.get(pair) != versions
@@ -52,6 +57,7 @@ class Refusals:
             self._closes[pair] = versions
             return
         self._opens[pair] = versions
+        self.reasons[pair] = info
         if info == RISK_LIMIT_EXCEED:
             self._beyond_risk.add(pair)
         elif outlasts_books(info):
@@ -66,3 +72,4 @@ class Refusals:
         for refused in (self._opens, self._closes):
             for pair in [pair for pair in refused if instrument in pair]:
                 del refused[pair]
+                self.reasons.pop(pair, None)

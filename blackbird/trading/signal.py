@@ -13,15 +13,16 @@ from decimal import Decimal
 from blackbird.market.book_message import BookMessage
 from blackbird.market.instrument import Instrument
 from blackbird.market.order_book import OrderBook
+from blackbird.status.histogram import MillisecondHistogram
 from blackbird.trading.backlog import Backlog
 from blackbird.trading.book_keeper import BookKeeper
 from blackbird.trading.order_scan import Orders, OrderScan
 from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD, OpenSpread, Order
 from blackbird.trading.pair_checks import Limits, PairChecks, Reason
+from blackbird.trading.pair_view import PairView
 from blackbird.trading.refusals import Refusals
 from blackbird.trading.spread_rules import SpreadRules
 from blackbird.trading.spreads import OpenSpreads, Pair, Spread, new_id
-from blackbird.trading.traded_ages import TradedAges
 
 
 class Signal:
@@ -50,7 +51,8 @@ class Signal:
         self.keeper = BookKeeper(consecutive=consecutive)
         self.spreads = OpenSpreads()
         self.checks = PairChecks(clock, limits)
-        self.ages = TradedAges()
+        self.view = PairView(self.keeper, self._rules, self.checks, self._refusals, self._backlog)
+        self.traded_ages = MillisecondHistogram()  # of an order, how long ago its older book was heard of
 
     # --- books -----------------------------------------------------------------------------------
 
@@ -213,7 +215,7 @@ class Signal:
         return (long, short) if self.checks.allow(pair, long, short, bid, ask) else None
 
     def _note_age(self, long: OrderBook, short: OrderBook) -> None:
-        self.ages.note(self._clock() - min(long.received_ms, short.received_ms))
+        self.traded_ages.tally[self._clock() - min(long.received_ms, short.received_ms)] += 1
 
 
 def _union(pairs: list[Pair], more: Iterable[Pair]) -> list[Pair]:

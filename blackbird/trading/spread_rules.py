@@ -41,8 +41,14 @@ class SpreadRules:
         """Return whether to buy the long leg at `ask` and sell the short leg at `bid`."""
         if self._is_free or bid <= ask:
             return bid > ask
+        return EXACT.subtract(bid, ask) > self.entry_costs(pair, ask, bid)
+
+    def entry_costs(self, pair: Pair, ask: Decimal, bid: Decimal) -> Decimal:
+        """Return what bid(short) - ask(long) has to be above at these prices."""
+        if self._is_free:
+            return ZERO
         fees = EXACT.multiply(self._both_fees(pair), EXACT.add(ask, bid))
-        return EXACT.subtract(bid, ask) > EXACT.add(fees, EXACT.multiply(self._min_profit, ask))
+        return EXACT.add(fees, EXACT.multiply(self._min_profit, ask))
 
     def closes(self, pair: Pair, entry: Decimal, bid: Decimal, ask: Decimal) -> bool:
         """Return whether to sell the long leg at `bid` and buy back the short leg at `ask`."""

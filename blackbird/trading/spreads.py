@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from blackbird.market.decimals import EXACT
+from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
 from blackbird.trading.orders import CLOSE_SPREAD, Executed, OpenSpread, Order
 
@@ -35,12 +35,13 @@ def pair_of(order: Order) -> Pair:
 
 
 class Spread:
-    """An open spread: `spread` is bid(short) - ask(long) at entry, `quantity` what is left of it.
+    """An open spread: `spread` is bid(short) - ask(long) at entry, `quantity` what is left of `opened`.
 
-    `long_price` is ask(long) at entry, None where it is not known.
+    `long_price` is ask(long) at entry, None where it is not known; `opened_ms` is when it was opened, in
+    milliseconds since 1970, 0 where that is not known.
     """
 
-    __slots__ = ("long_price", "pair", "quantity", "serial", "spread", "spread_id")
+    __slots__ = ("long_price", "opened", "opened_ms", "pair", "quantity", "serial", "spread", "spread_id")
 
     def __init__(
         self,
@@ -49,21 +50,24 @@ class Spread:
         spread: Decimal,
         quantity: Decimal,
         long_price: Decimal | None = None,
+        opened_ms: int = 0,
     ) -> None:
         self.spread_id = spread_id
         self.pair = pair
         self.spread = spread
         self.quantity = quantity
         self.long_price = long_price
+        self.opened = quantity
+        self.opened_ms = opened_ms
         self.serial = 0  # the order of opening, set by OpenSpreads
 
     @classmethod
-    def opened_by(cls, order: Order, executed: Executed) -> Spread:
+    def opened_by(cls, order: Order, executed: Executed, opened_ms: int = 0) -> Spread:
         """Return the spread that an Open order has opened."""
         bought_at = executed.buy_price
         entry = EXACT.subtract(executed.sell_price, bought_at)
         pair = Pair(order.buy, order.sell)
-        return cls(order.spread_id or new_id(), pair, entry, executed.size, bought_at)
+        return cls(order.spread_id or new_id(), pair, entry, executed.size, bought_at, opened_ms)
 
     @property
     def short_price(self) -> Decimal | None:
@@ -71,12 +75,28 @@ class Spread:
         return None if self.long_price is None else EXACT.add(self.long_price, self.spread)
 
 
+class Holding:
+    """What is open of a pair: its spreads, their `quantity`, and what they were opened for (`credit`)."""
+
+    __slots__ = ("credit", "quantity", "spreads")
+
+    def __init__(self) -> None:
+        self.spreads: dict[str, Spread] = {}
+        self.quantity = ZERO
+        self.credit = ZERO
+
+    def add(self, spread: Decimal, size: Decimal) -> None:
+        """Count so much opened at this spread; a negative size was closed."""
+        self.quantity = EXACT.add(self.quantity, size)
+        self.credit = EXACT.add(self.credit, EXACT.multiply(spread, size))
+
+
 class OpenSpreads:
     """All open spreads in the order in which they were opened, and those of each pair and instrument."""
 
     def __init__(self) -> None:
         self._spreads: dict[str, Spread] = {}
-        self._of_pair: dict[Pair, dict[str, Spread]] = {}
+        self.holdings: dict[Pair, Holding] = {}
         self._pairs_of: dict[Instrument, dict[Pair, None]] = {}
         self._widest: dict[Pair, Decimal] = {}
         self._serial = 0
@@ -119,26 +139,28 @@ class OpenSpreads:
         self._serial += 1
         spread.serial = self._serial
         self._spreads[spread.spread_id] = spread
-        of_pair = self._of_pair.get(spread.pair)
-        if of_pair is None:
-            of_pair = self._of_pair[spread.pair] = {}
+        holding = self.holdings.get(spread.pair)
+        if holding is None:
+            holding = self.holdings[spread.pair] = Holding()
             for leg in spread.pair:
                 self._pairs_of.setdefault(leg, {})[spread.pair] = None
-        of_pair[spread.spread_id] = spread
+        holding.spreads[spread.spread_id] = spread
+        holding.add(spread.spread, spread.quantity)
         self._widest[spread.pair] = max(spread.spread, self._widest.get(spread.pair, spread.spread))
 
     def reduce(self, spread: Spread, size: Decimal) -> None:
         """Take `size` from a spread; one of which nothing is left is gone."""
         spread.quantity = EXACT.subtract(spread.quantity, size)
+        self.holdings[spread.pair].add(spread.spread, -size)
         if not spread.quantity:
             self._remove(spread)
 
     def _remove(self, spread: Spread) -> None:
         del self._spreads[spread.spread_id]
-        of_pair = self._of_pair[spread.pair]
+        of_pair = self.holdings[spread.pair].spreads
         del of_pair[spread.spread_id]
         if not of_pair:
-            del self._of_pair[spread.pair], self._widest[spread.pair]
+            del self.holdings[spread.pair], self._widest[spread.pair]
             for leg in spread.pair:
                 del self._pairs_of[leg][spread.pair]
         elif spread.spread == self._widest[spread.pair]:
@@ -154,6 +176,7 @@ class OpenSpreads:
 
     def of_pairs(self, pairs: Sequence[Pair]) -> list[Spread]:
         """Return the spreads of `pairs`, oldest first."""
-        spreads = [spread for pair in pairs for spread in self._of_pair.get(pair, {}).values()]
+        holdings = [self.holdings[pair] for pair in pairs if pair in self.holdings]
+        spreads = [spread for holding in holdings for spread in holding.spreads.values()]
         spreads.sort(key=lambda spread: spread.serial)
         return spreads

@@ -150,6 +150,8 @@ class Workspace:
             "POSTGRES_DB": name,
             "JOURNAL_PATH": str(folder / "journal"),
             "PYTHONUNBUFFERED": "1",
+            # A second connection of each service would be in the way of tests that cut and count them.
+            "STATUS_INTERVAL_MS": "0",
             **settings,
         }
         self._services: list[Service] = []

@@ -453,3 +453,27 @@ def test_cancelling_closes_the_connection_with_a_close_frame() -> None:
         assert exchange.sockets[0].closed.done()
 
     play(act)
+
+
+# --- counters ------------------------------------------------------------------------------------
+
+
+def test_pushes_reconnects_and_resyncs_are_counted() -> None:
+    async def act(exchange: FakeExchange) -> None:
+        exchange.on_request = exchange.serve
+        async with scene(exchange) as s:
+            assert s.stream.silence_seconds is None
+            await s.live()
+            counts = (s.stream.pushes, s.stream.reconnects, s.stream.resyncs)
+            assert counts == (1, 0, 0)
+            await asyncio.sleep(1)
+            assert s.stream.silence_seconds == pytest.approx(1, abs=0.2)
+            s.stream.request_snapshot()
+            await asyncio.sleep(0.1)
+            assert (s.stream.pushes, s.stream.reconnects, s.stream.resyncs) == (2, 0, 1)
+            s.socket.lose()
+            await wait_until(lambda: s.stream.phase is Phase.WAITING)
+            await s.live()
+            assert (s.stream.reconnects, s.stream.resyncs) == (1, 1)
+
+    play(act)

@@ -320,3 +320,34 @@ def test_the_state_says_whether_the_broker_takes_messages() -> None:
         ]
 
     play(act)
+
+
+# --- counters ------------------------------------------------------------------------------------
+
+
+def test_each_push_is_counted_as_waiting_confirmed_or_dropped() -> None:
+    async def act(scene: Scene) -> None:
+        publisher = scene.publisher
+        await scene.publish(1, 2, 3, instrument=A)
+        await scene.publish(4, instrument=B)
+        assert publisher.received == 4
+        assert publisher.pending() == {A: 1, B: 1}
+        assert (publisher.drops, publisher.dropped) == ({A: 2}, 2)
+        broker = await scene.begin()
+        assert publisher.pending() == {A: 1, B: 1}
+        broker.confirm(2, multiple=True)
+        assert not publisher.pending()
+        assert publisher.confirm_age.counts().total == 1
+        assert publisher.push_age.counts().total == 2, "one for each turn of the event loop"
+
+    play(act, buffer=2)
+
+
+def test_what_is_no_push_is_not_counted_as_one() -> None:
+    async def act(scene: Scene) -> None:
+        await scene.begin()
+        scene.publisher.publish_subscriptions(b"map", b"saved")
+        assert scene.publisher.backlog == 2
+        assert not scene.publisher.pending()
+
+    play(act)

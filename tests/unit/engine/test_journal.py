@@ -261,3 +261,17 @@ def test_trade_stays_open_where_its_outcome_is_not_taken(tmp_path: Path) -> None
         with pytest.raises(sqlite3.IntegrityError):
             journal.append([execution(1)], ended="trade")
         assert len(journal.open_trades()) == 1
+
+
+def test_it_knows_how_many_records_it_has_after_each_change_and_when_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with closing(Journal(path)) as journal:
+        assert journal.records == 0
+        journal.append([execution(number) for number in (1, 2, 3)])
+        journal.forget(1)
+        assert journal.records == 2 == len(ids(journal))
+        with pytest.raises(sqlite3.Error):
+            journal.append([execution(4), execution(2)])
+        assert journal.records == 2 == len(ids(journal))
+    with closing(Journal(path)) as journal:
+        assert journal.records == 2

@@ -769,3 +769,40 @@ def test_prices_and_sizes_are_taken_exactly() -> None:
     apply(book, "snapshot", 10, [("0.00000000000000000001", "99999999999999999999")], [("1e3", "1.5E-3")])
     assert book.bids.reported() == decimals({"0.00000000000000000001": "99999999999999999999"})
     assert book.asks.reported() == decimals({"1000": "0.0015"})
+
+
+# --- looking without consuming -------------------------------------------------------------------
+
+
+def test_best_and_top_levels_are_seen_with_what_is_left_of_them() -> None:
+    book: Any = full_book()
+    book.bids.consume(book.bids.best(), Decimal("0.25"))
+    assert book.bids.peek() == (100, 1, Decimal("0.75"))
+    assert book.bids.top(2) == [(100, 1, Decimal("0.75")), (99, 2, 2)]
+    assert book.asks.top(5) == [(101, Decimal("1.5"), Decimal("1.5")), (102, Decimal("2.5"), Decimal("2.5"))]
+
+
+def test_a_level_that_was_consumed_whole_is_seen_among_the_top_but_is_not_the_best() -> None:
+    book: Any = full_book()
+    book.bids.consume(book.bids.best(), Decimal(1))
+    assert book.bids.peek() == (99, 2, 2)
+    assert book.bids.top(2) == [(100, 1, 0), (99, 2, 2)]
+
+
+@pytest.mark.parametrize("count", [1, 5, 39, 40, 41])
+def test_top_levels_of_a_snapshot_are_the_best_of_all(count: int) -> None:
+    bids = [(f"{200 - number}.5", f"{number + 1}") for number in range(40)]
+    asks = [(f"{300 + number}.5", f"{number + 1}") for number in range(40)]
+    book: Any = OrderBook()
+    book.apply(book_message("snapshot", 10, bids, asks), 10)
+    for side, levels in ((book.bids, bids), (book.asks, asks)):
+        expected = [(Decimal(price), Decimal(size), Decimal(size)) for price, size in levels[:count]]
+        assert side.top(count) == expected
+        assert side.peek() == expected[0]
+        assert len(side.reported()) == 40
+        assert side.top(count) == expected
+
+
+def test_an_empty_side_has_no_levels_to_see() -> None:
+    book: Any = OrderBook()
+    assert (book.bids.peek(), book.bids.top(5)) == (None, [])
