@@ -338,6 +338,7 @@ class Settings(Servers):
     JOURNAL_PATH: PathFromHere = Field(default=Path("journal"), validate_default=True)
 
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    LOG_FORMAT: Literal["text", "json"] = "text"
     STATUS_INTERVAL_MS: int = Field(default=500, ge=0, le=60_000)
     SUMMARY_SECONDS: int = Field(default=10, ge=0, le=3600)
 

@@ -164,6 +164,7 @@ def main() -> None:
         serve,
         mode=mode,
         log_level=Config.LOG_LEVEL,
+        log_format=Config.LOG_FORMAT,
         pace=pace,
         on_start=log_settings,
     )

@@ -247,6 +247,7 @@ def main() -> None:
         serve,
         mode=mode,
         log_level=Config.LOG_LEVEL,
+        log_format=Config.LOG_FORMAT,
         on_start=log_settings,
     )
 

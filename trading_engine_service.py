@@ -317,7 +317,14 @@ def main() -> None:
         async with reporting(identity, service.status, status, **Config.STATUS_CONFIG):
             await service.serve(stop)
 
-    run_service("trading engine", serve, mode=mode, log_level=Config.LOG_LEVEL, on_start=log_settings)
+    run_service(
+        "trading engine",
+        serve,
+        mode=mode,
+        log_level=Config.LOG_LEVEL,
+        log_format=Config.LOG_FORMAT,
+        on_start=log_settings,
+    )
 
 
 if __name__ == "__main__":

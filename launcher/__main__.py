@@ -142,7 +142,13 @@ async def launch(
     request.watch_signals()
     names = [program.name for program in programs]
     views = open_windows(names, logs) if windows else None
-    terminal = Terminal(max(map(len, names)), request.request_from_thread)
+    width = max(map(len, names))
+    if demo and views is None and sys.stdout.isatty():
+        from launcher.live_terminal import open_live  # noqa: PLC0415 - needs the environment
+
+        terminal: Terminal = open_live(width, request.request_from_thread)
+    else:
+        terminal = Terminal(width, request.request_from_thread)
     supervisor = Supervisor(terminal, logs, restart=seconds is None, show_programs=views is None)
     try:
         for notice in notices:

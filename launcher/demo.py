@@ -81,6 +81,7 @@ async def play(
     except DemoError as error:
         failures.append(str(error))
     interrupted = request.is_set()
+    terminal.freeze()
     if failures:
         supervisor.say("ending all programs")
     else:

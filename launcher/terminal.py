@@ -44,6 +44,18 @@ class Terminal:
         except queue.Full:
             self._dropped += len(lines) - bool(self._dropped)
 
+    def freeze(self) -> None:
+        """Leave what is shown as it is: nothing of a plain terminal changes any more anyway."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether lines wait to be written."""
+        return not self._batches.empty()
+
+    def text_of(self, lines: list[str]) -> str:
+        """Return lines as they are written."""
+        return "".join(f"{line}\n" for line in lines)
+
     def close(self, timeout: float = 1.0) -> None:
         """Wait until everything shown so far is written, for at most `timeout` seconds."""
         with contextlib.suppress(queue.Full):
@@ -52,7 +64,7 @@ class Terminal:
 
     def _write_batches(self) -> None:
         while (lines := self._batches.get()) is not None:
-            unwritten = "".join(f"{line}\n" for line in lines).encode()
+            unwritten = self.text_of(lines).encode(errors="replace")
             try:
                 while unwritten:
                     unwritten = unwritten[os.write(self._descriptor, unwritten) :]

@@ -66,7 +66,7 @@ def log_decision(decision: Decision) -> None:
     """Log the answer to an order."""
     order, reply = decision.order, decision.reply
     if order is not None:
-        logger.info(
+        logger.debug(
             "%s %s: %s %s, buy %s at %s, sell %s at %s",
             reply.status,
             reply.info,

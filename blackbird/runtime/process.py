@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from blackbird import __version__
+from blackbird.runtime.log_format import LogFormat, formatter
 from blackbird.runtime.paced_selector import Pace, PacedSelector
 
 logger = logging.getLogger(__name__)
@@ -52,15 +53,13 @@ class InvalidSetup(Exception):
     """A service cannot work with what its settings point to; the text begins with the name of the setting."""
 
 
-def configure_logging(level: str) -> None:
-    """Log one event per line to the terminal; libraries only from warnings on."""
+def configure_logging(level: str, service: str, log_format: LogFormat) -> None:
+    """Log one event per line to standard error; libraries only from warnings on."""
     # None of this is in the lines, and finding it out is a fifth of what a line costs.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.basicConfig(
-        level=level,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(log_format, service, sys.stderr))
+    logging.basicConfig(level=level, handlers=[handler])
     # pika logs a dozen lines for each failed attempt, up to CRITICAL; blackbird.broker logs one for a cause.
     logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
     for library in ("websocket", "pybit", "urllib3"):
@@ -73,6 +72,7 @@ def run_service(
     *,
     mode: object = "",
     log_level: str = "INFO",
+    log_format: LogFormat = "text",
     pace: Pace | float = 0.0,
     on_start: Callable[[], None] | None = None,
 ) -> None:
@@ -82,7 +82,7 @@ def run_service(
     of the first line of the log; `on_start` is called after it. An exception that reaches this edge ends the
     process: InvalidSetup with one line and status 78, any other with its traceback and status 1.
     """
-    configure_logging(log_level)
+    configure_logging(log_level, name, log_format)
     logger.info("%s started%s", name, f", {mode}" if mode else "")
     if on_start is not None:
         on_start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -15,7 +16,7 @@ from tests.support.broker_proxy import BrokerProxy
 from tests.support.live_system import LiveSystem
 from tests.support.order_client import OrderClient, closing, new_order
 from tests.support.status_watch import PUBLISHED, StatusWatch
-from tests.support.workspace import Workspace
+from tests.support.workspace import Workspace, wait_for
 
 SERVICES = {
     "market_data_collector": "collector",
@@ -126,3 +127,19 @@ def test_with_an_interval_of_zero_there_is_no_connection_for_a_status_and_none_c
     assert len(engine.broker_connections()) == 1
     assert engine.stop() == 0
     assert not watch.read()
+
+
+def test_each_service_logs_a_summary_and_no_line_for_an_order(place: Workspace) -> None:
+    engine = place.start_engine(LOG_FORMAT="json", SUMMARY_SECONDS="1", **PUBLISHED)
+    client = OrderClient(place)
+    for _ in range(20):
+        assert client.ask(new_order())["status"] == "ACK"
+
+    def summaries() -> list[dict[str, str]]:
+        events = [json.loads(line) for line in engine.output.splitlines()]
+        return [event for event in events if "20 spreads open" in event["message"]]
+
+    (summary, *_) = wait_for(summaries)
+    assert (summary["level"], summary["service"]) == ("INFO", "trading engine")
+    assert engine.output.count("Open Spread") == 0
+    assert engine.stop() == 0

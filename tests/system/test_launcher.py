@@ -737,10 +737,10 @@ def test_control_c_ends_the_demo_with_its_table_and_without_a_warning(
             stdin=subprocess.DEVNULL,
             stdout=terminal,
             stderr=terminal,
-            env=demo_settings,
+            env={**demo_settings, "SUMMARY_SECONDS": "1"},
         )
     try:
-        until(lambda: "ACK order placed" in Run(tmp_path).log("trading_engine_service"), "trades", 120)
+        until(lambda: re.search(r"\d ACK", Run(tmp_path).log("trading_engine_service")), "trades", 120)
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 0, output.read_text()
     finally:
@@ -753,3 +753,41 @@ def test_control_c_ends_the_demo_with_its_table_and_without_a_warning(
     # What a busy machine makes a service warn of before is not about the end.
     _, ending = text.split("ending in order", 1)
     assert not re.findall(r".*(?:WARNING|ERROR|CRITICAL|goodbye).*", ending)
+
+
+def test_a_demo_on_a_terminal_shows_a_live_table_in_place_of_the_lines(
+    tmp_path: Path, demo_name: str, demo_settings: dict[str, str]
+) -> None:
+    terminal, inside = pty.openpty()
+    termios.tcsetwinsize(inside, (40, 160))
+    demo = subprocess.Popen(
+        [START, "--demo", "--seconds", "8", "--logs", str(tmp_path / "logs")],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+        env={**demo_settings, "NO_COLOR": "1"},
+    )
+    os.close(inside)
+    written = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while chunk := os.read(terminal, 65_536):
+            written += chunk
+    os.close(terminal)
+    assert demo.wait(60) == 0, written.decode()
+    text = written.decode().replace("\r\n", "\n")
+    frames = text.split("\x1b[J")
+    assert len(frames) > 10
+    last = frames[-1]
+    for part in (
+        "2 of 2 streams up",
+        "2 of 2 books usable",
+        "messages/s",
+        "BTCPERP / BTCUSDT",
+        "PnL: closed",
+    ):
+        assert part in last
+    assert "PnL: closed" in last
+    check_table(last, demo_name)
+    assert "INFO" not in text
+    assert "\x1b[3" not in text, "NO_COLOR"
