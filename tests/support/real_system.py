@@ -199,13 +199,13 @@ class RealSystem:
 
     # --- the truth ---------------------------------------------------------------------------
 
-    def truth(self) -> Truth:
-        """Return what the exchange says."""
+    def truth(self, *, fills: int = 0, orders: int = 0) -> Truth:
+        """Return what the exchange says, without its first so many fills and orders."""
         account = self.exchange.get("/account")
-        ours = [fill for fill in self.exchange.get("/fills") if fill["orderLinkId"]]
+        ours = [fill for fill in self.exchange.get(f"/fills?after={fills}") if fill["orderLinkId"]]
         return Truth(
             [fill for fill in ours if fill["execType"] == "Trade"],
-            self.exchange.get("/orders"),
+            self.exchange.get(f"/orders?after={orders}"),
             {one["symbol"]: Decimal(one["size"]) for one in account["positions"] if Decimal(one["size"])},
             {coin: Decimal(wallet["balance"]) for coin, wallet in account["wallets"].items()},
         )

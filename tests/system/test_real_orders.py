@@ -218,10 +218,10 @@ def check_limits(order: Message, truth: Truth) -> None:
         assert Decimal(legs["b"]["body"]["price"]) <= Decimal(legs["s"]["body"]["price"])
 
 
-def check_prices(system: RealSystem, truth: Truth, seen: int, tolerance: Decimal) -> None:
-    """Check the fills after the first `seen`, made on the books as they are."""
+def check_prices(system: RealSystem, truth: Truth, tolerance: Decimal) -> None:
+    """Check the fills of a trade, made on the books as they are."""
     limits = {one["link_id"]: Decimal(one["body"].get("price", "0")) for one in truth.orders}
-    for fill in truth.fills[seen:]:
+    for fill in truth.fills:
         price, link_id = Decimal(fill["execPrice"]), fill["orderLinkId"]
         book = system.books[fill["category"], fill["symbol"]]
         is_buy = fill["side"] == "Buy"
@@ -237,7 +237,7 @@ def test_no_order_fills_beyond_its_bound_however_the_market_jumps(start: Start, 
     system = start()
     chance, trades = random.Random(5), length.pick(15, 2000)
     opened: list[tuple[Message, Decimal]] = []
-    seen = outcomes = 0
+    fills = orders = outcomes = 0
     for _ in range(trades):
         if opened and chance.random() < 0.4:
             first, size = opened.pop()
@@ -253,10 +253,10 @@ def test_no_order_fills_beyond_its_bound_however_the_market_jumps(start: Start, 
         if is_acked(reply) and order["action"] == "Open Spread":
             assert reply["sell_price"] >= reply["buy_price"]
             opened.append((order, reply["size"]))
-        truth = system.truth()
+        truth = system.truth(fills=fills, orders=orders)
         check_limits(order, truth)
-        check_prices(system, truth, seen, Decimal("0.01"))
-        seen = len(truth.fills)
+        check_prices(system, truth, Decimal("0.01"))
+        fills, orders = fills + len(truth.fills), orders + len(truth.orders)
         system.set_books("BTC")
     truth = system.check()
     length.report(
