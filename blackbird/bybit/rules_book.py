@@ -21,6 +21,8 @@ CHANNELS = frozenset({"spot", "linear"})
 # "symbol invalid" on linear and on spot.
 UNKNOWN_SYMBOL_CODES = frozenset({10001, 170121})
 PERPETUAL = "LinearPerpetual"
+# What perpetuals have whose row says it; a leg that is refused for its value leaves the other one alone.
+USUAL_LEAST_VALUE = "5"
 
 
 class RulesBook:
@@ -137,7 +139,7 @@ def _linear_rules(instrument: Instrument, row: Mapping[str, Any]) -> InstrumentR
         least_quantity=_number(lot["minOrderQty"]),
         most_quantity=_above_zero(lot["maxOrderQty"]),
         most_market_quantity=_above_zero(lot.get("maxMktOrderQty") or lot["maxOrderQty"]),
-        least_value=_number(lot.get("minNotionalValue")),
+        least_value=_number(lot.get("minNotionalValue") or USUAL_LEAST_VALUE),
         status=row["status"],
     )
 

@@ -74,6 +74,8 @@ def test_filters_that_are_going_out_of_use_may_be_missing() -> None:
     old = rules_of(SPOT, spot_row(maxLimitOrderQty=None, maxMarketOrderQty=None, maxOrderQty="71"))
     assert (old.most_quantity, old.most_market_quantity) == (Decimal(71), Decimal(71))
     assert rules_of(SPOT, spot_row(minOrderQty="", minOrderAmt=None)).least_value == 0
+    lot = {**linear_row()["lotSizeFilter"], "minNotionalValue": ""}
+    assert rules_of(PERP, linear_row(lotSizeFilter=lot)).least_value == 5
 
 
 @pytest.mark.parametrize(
