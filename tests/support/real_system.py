@@ -301,20 +301,28 @@ class RealSystem:
         listed = {one["spread_id"]: one["quantity"] for one in self.client.open_spreads()}
         assert dict(rows) == listed
 
-    def check_answer(self, order: Message, reply: Message) -> None:
-        """Check that a reply says what the rows have of its order."""
-        rows = self.place.query(
-            'SELECT type, size, price, fee FROM bybit."order" WHERE order_id = %s', order["order_id"]
+    def check_answers(self, replies: dict[str, Message]) -> None:
+        """Check that replies, by order id, say what the rows have of their orders."""
+        legs: dict[str, dict[str, tuple[Any, ...]]] = defaultdict(dict)
+        for order_id, side, *rest in self.place.query(
+            'SELECT order_id, type, size, price, fee FROM bybit."order" WHERE order_id IS NOT NULL'
+        ):
+            legs[order_id][side] = tuple(rest)
+        assert {order_id for order_id, reply in replies.items() if reply["status"] == "ACK"} == (
+            set(legs) & set(replies)
         )
-        if reply["status"] == "NOT ACK":
-            assert rows == []
-            return
-        assert reply["info"] == "order placed"
-        by_type = {row[0]: row for row in rows}
-        assert set(by_type) == {"buy", "sell"}
-        assert reply["size"] == by_type["buy"][1] == by_type["sell"][1]
-        assert (reply["buy_price"], reply["sell_price"]) == (by_type["buy"][2], by_type["sell"][2])
-        assert reply["fee"] == by_type["buy"][3] + by_type["sell"][3]
+        for order_id, reply in replies.items():
+            if reply["status"] == "ACK":
+                buy, sell = legs[order_id]["buy"], legs[order_id]["sell"]
+                assert reply == {
+                    "status": "ACK",
+                    "info": "order placed",
+                    "size": buy[0],
+                    "buy_price": buy[1],
+                    "sell_price": sell[1],
+                    "fee": buy[2] + sell[2],
+                }
+                assert buy[0] == sell[0]
 
     def open_leftovers(self) -> list[tuple[Any, ...]]:
         """Return the leftovers that wait to be traded away."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
@@ -22,6 +24,7 @@ from local_exchange.process import ExchangeProcess
 from tests.support.bybit_account import KEY, SECRET
 from tests.support.crashing_engine import POINTS, UNEQUAL_POINTS
 from tests.support.group_traders import GroupTrader, Trading
+from tests.support.live_system import ServerPair
 from tests.support.order_client import OrderClient, state_at_start
 from tests.support.real_system import (
     COINS,
@@ -36,7 +39,7 @@ from tests.support.real_system import (
     trade_of,
     unhedged_ms,
 )
-from tests.support.workspace import Workspace, wait_for
+from tests.support.workspace import Workspace, wait_for, workspace
 
 T = TypeVar("T")
 Start = Callable[..., RealSystem]
@@ -331,8 +334,8 @@ def test_orders_with_lost_replies_are_answered_with_the_truth(start: Start, leng
         orders += batch
         replies |= system.client.settle(batch, in_flight=in_flight, again=1.0, seconds=120)
     truth = system.check(60)
+    system.check_answers(replies)
     for order in orders:
-        system.check_answer(order, replies[order["order_id"]])
         assert system.trade(order) == replies[order["order_id"]], "asked again, its first answer"
     assert system.open_leftovers() == [], "nothing was filled that was not waited for"
     again = check_sendings(truth, orders)
@@ -398,7 +401,7 @@ def check_crash(system: RealSystem, point: str, fills: str, pause: int) -> str:
     system.client.wait(order["order_id"], seconds=60)
     reply = system.client.answer(order["order_id"])
     system.check()
-    system.check_answer(order, reply)
+    system.check_answers({order["order_id"]: reply})
     assert system.client.ask(order) == reply
     assert engine.stop() == 0
     return str(reply["info"])
@@ -457,13 +460,57 @@ class Chaos:
         self._system.exchange.fault("private_restart", seconds=1)
 
 
-def test_books_agree_after_thousands_of_orders_of_which_many_fail(start: Start, length: Length) -> None:
-    system = start()
-    chance, count = random.Random(10), length.pick(300, 5000)
-    events = length.pick(
-        {"kill": 2, "stop": 1, "drop": 2, "restart": 1}, {"kill": 20, "stop": 10, "drop": 20, "restart": 3}
-    )
-    chaos = Chaos(system, chance, events, count)
+class ServerChaos(Chaos):
+    """Restarts broker and database besides, which are the test's own."""
+
+    def __init__(self, servers: ServerPair, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._servers = servers
+
+    def broker(self) -> None:
+        self._servers.setup("stop", "broker")
+        self._servers.setup("start", "broker")
+
+    def database(self) -> None:
+        self._servers.setup("stop", "database")
+        self._servers.setup("start", "database")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[ServerPair]:
+    with tempfile.TemporaryDirectory(prefix="blackbird-servers-") as folder:
+        # The servers' own users have to get in.
+        Path(folder).chmod(0o755)
+        pair = ServerPair(Path(folder))
+        try:
+            pair.setup("start")
+            yield pair
+        finally:
+            pair.setup("stop")
+
+
+def test_books_agree_after_hundreds_of_orders_of_which_many_fail(start: Start) -> None:
+    events = {"kill": 2, "stop": 1, "drop": 2, "restart": 1}
+    trade_in_chaos(start(), Chaos, events, 300)
+
+
+@pytest.mark.acceptance
+def test_books_agree_after_thousands_of_orders_of_which_many_fail(
+    servers: ServerPair, tmp_path: Path, report: Report
+) -> None:
+    events = {"kill": 20, "stop": 10, "drop": 20, "restart": 3, "broker": 2, "database": 2}
+    with workspace(tmp_path, **servers.settings) as place, ExchangeProcess(*EXCHANGE) as exchange:
+        system = RealSystem(place, exchange)
+        system.start()
+        report(trade_in_chaos(system, partial(ServerChaos, servers), events, 5000))
+
+
+def trade_in_chaos(
+    system: RealSystem, make_chaos: Callable[..., Chaos], events: dict[str, int], count: int
+) -> str:
+    """Trade so many orders while these events happen, check everything, and return the figures."""
+    chance = random.Random(10)
+    chaos = make_chaos(system, chance, events, count)
     trading = Trading(
         system, [GroupTrader(system, coin, random.Random(f"10 {coin}")) for coin in COINS for _ in range(2)]
     )
@@ -479,15 +526,12 @@ def test_books_agree_after_thousands_of_orders_of_which_many_fail(start: Start, 
     trading.settle(120)
     took = time.monotonic() - began
     truth = system.check(60)
-    for order_id, order in trading.orders.items():
-        system.check_answer(order, trading.replies[order_id])
+    system.check_answers(trading.replies)
     check_known_answers(system, trading)
-    infos: dict[str, int] = {}
-    for reply in trading.replies.values():
-        infos[reply["info"]] = infos.get(reply["info"], 0) + 1
-    length.report(
+    infos = Counter(reply["info"] for reply in trading.replies.values())
+    return (
         f"{count} orders in {took:.0f} s, {len(truth.fills)} fills, {len(truth.orders)} requests,"
-        f" {len(system.open_leftovers())} leftovers open; answers: {infos}"
+        f" {len(system.open_leftovers())} leftovers open, events {events}; answers: {dict(infos)}"
     )
 
 
@@ -495,8 +539,7 @@ def check_known_answers(system: RealSystem, trading: Trading) -> None:
     """Check that a new engine gives the answers that were given, and has the exposures of the rows."""
     assert system.running.stop() == 0
     engine = system.start()
-    again = system.client
-    again.replies = {}
+    again = OrderClient(system.place)
     for order_id, reply in random.Random(1).sample(sorted(trading.replies.items()), 100):
         assert again.ask(trading.orders[order_id]) == reply
     pnl, exposures = state_at_start(engine)
@@ -621,7 +664,7 @@ def test_engine_goes_on_while_the_exchange_hangs(start: Start, length: Length) -
     system.client.wait(waiting["order_id"])
     reply = system.client.answer(waiting["order_id"])
     system.check()
-    system.check_answer(waiting, reply)
+    system.check_answers({waiting["order_id"]: reply})
     length.report(
         f"while the exchange hangs open spreads are listed in {percentile(took, 0.5):.1f} ms (p50),"
         f" {percentile(took, 0.99):.1f} ms (p99); SIGTERM took {ended:.1f} s"
