@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from blackbird.archive.command import ArchiveSetting
 from blackbird.backtest.command import main
 from blackbird.backtest.parameters import Parameters
 from blackbird.trading.pair_checks import Limits
@@ -33,4 +34,6 @@ def parameters() -> Parameters:
 
 if __name__ == "__main__":
     check_settings()
-    sys.exit(main(parameters(), changed_settings(), DatabaseManager("backtest", Config.DB_CONFIG)))
+    database = DatabaseManager("backtest", Config.DB_CONFIG)
+    archive = ArchiveSetting.of(Config.ARCHIVE_PATH)
+    sys.exit(main(parameters(), changed_settings(), database, archive))

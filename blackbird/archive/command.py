@@ -7,6 +7,7 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -87,8 +88,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--out",
         type=Path,
         metavar="PATH",
-        help="the folder of the archive (default: archive), the file of a recording (market.ndjson.gz), the"
-        " folder of CSV files (tardis)",
+        help="the folder of the archive (default: ARCHIVE_PATH, or archive), the file of a recording"
+        " (market.ndjson.gz), the folder of CSV files (tardis)",
     )
     return parser.parse_args(arguments)
 
@@ -104,13 +105,23 @@ def export_progress(total: int) -> Iterator[Progress]:
 
 
 def export_archive(
-    database: DatabaseManager, folder: Path, span: TimeRange, symbols: Sequence[str] = ()
+    database: DatabaseManager,
+    folder: Path,
+    span: TimeRange,
+    symbols: Sequence[str] = (),
+    *,
+    marks_days: bool = False,
 ) -> list[Path]:
-    """Export a range into an archive with a progress bar; return its files. Raises one of FAILURES."""
+    """Export a range into an archive with a progress bar; return its files.
+
+    `marks_days` see DatabaseExport. Raises one of FAILURES.
+    """
     export = DatabaseExport(database, folder)
     with export_progress(export.count(span, symbols)) as progress:
         task = progress.task_ids[0]
-        watched = DatabaseExport(database, folder, lambda rows: progress.advance(task, rows))
+        watched = DatabaseExport(
+            database, folder, lambda rows: progress.advance(task, rows), marks_days=marks_days
+        )
         files = watched.run(span, symbols)
     if not files:
         raise SourceError(f"{_words(span, symbols)}: expected stored messages, found none")
@@ -146,21 +157,40 @@ def _watched(source: Archive) -> Iterator[StoredMessage]:
             progress.update(progress.task_ids[0], completed=source.done)
 
 
-def run(options: argparse.Namespace, database: DatabaseManager) -> list[Path]:
+@dataclass(frozen=True)
+class ArchiveSetting:
+    """The archive's folder where no other is named; with `keeps_days` retention waits for its exports."""
+
+    folder: Path
+    keeps_days: bool = False
+
+    @classmethod
+    def of(cls, archive_path: str) -> ArchiveSetting:
+        """Return what ARCHIVE_PATH says."""
+        return cls(Path(archive_path), keeps_days=True) if archive_path else cls(Path("archive"))
+
+    def marks_days(self, folder: Path) -> bool:
+        """Return whether what is exported to `folder` counts for retention."""
+        return self.keeps_days and folder.resolve() == self.folder.resolve()
+
+
+def run(options: argparse.Namespace, database: DatabaseManager, archive: ArchiveSetting) -> list[Path]:
     """Export what the command line asks for; return the files. Raises one of FAILURES."""
     span = span_of(options)
     if options.format == "parquet":
-        return export_archive(database, options.out or Path("archive"), span, options.symbol)
+        folder = options.out or archive.folder
+        marks_days = archive.marks_days(folder)
+        return export_archive(database, folder, span, options.symbol, marks_days=marks_days)
     with tempfile.TemporaryDirectory(prefix="blackbird-export-") as folder:
         export_archive(database, Path(folder), span, options.symbol)
         return _convert(Path(folder), options)
 
 
-def main(database: DatabaseManager, arguments: Sequence[str] | None = None) -> int:
+def main(database: DatabaseManager, archive: ArchiveSetting, arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; return the exit status."""
     options = parse(arguments)
     try:
-        for path in run(options, database):
+        for path in run(options, database, archive):
             print(path)
     except FAILURES as error:
         print(f"export.py: {error}", file=sys.stderr)

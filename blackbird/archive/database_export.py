@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from blackbird.archive.copy_pipe import CopyPipe
-from blackbird.archive.layout import COLUMNS, TimeRange, file_of
+from blackbird.archive.layout import COLUMNS, DAY_MS, TimeRange, file_of, files_of, moment_ms
 from blackbird.market.instrument import Instrument
 from database_manager import Cursor, DatabaseManager
 
@@ -72,13 +72,23 @@ class ExportError(Exception):
 
 
 class DatabaseExport:
-    """Exports days of the database; `on_progress` is told how many messages more have been read."""
+    """Exports days of the database; `on_progress` is told how many messages more have been read.
+
+    With `marks_days` the database is told how many messages the archive has of each day that was exported:
+    retention removes no other days (ARCHIVE_PATH).
+    """
 
     def __init__(
-        self, database: DatabaseManager, folder: Path, on_progress: Callable[[int], None] | None = None
+        self,
+        database: DatabaseManager,
+        folder: Path,
+        on_progress: Callable[[int], None] | None = None,
+        *,
+        marks_days: bool = False,
     ) -> None:
         self._database = database
         self._folder = folder
+        self._marks_days = marks_days
         self._on_progress = on_progress or (lambda _: None)
 
     def count(self, span: TimeRange, symbols: Sequence[str] = ()) -> int:
@@ -112,7 +122,23 @@ class DatabaseExport:
         for day, part in () if stored is None else stored.days():
             # What is missing at the ends of the stored range is not there to be replaced either.
             files += self._export_day(day, part, symbols)
+            if self._marks_days:
+                self._mark(moment_ms(day.isoformat()))
         return files
+
+    def _mark(self, day_ms: int) -> None:
+        day = [str(path) for _, path in files_of(self._folder, TimeRange(day_ms, day_ms + DAY_MS))]
+        with duckdb.connect() as db:
+            count = _one(db, "SELECT count(*) FROM read_parquet($files)", {"files": day}) if day else 0
+        self._database.transaction(
+            lambda cursor: cursor.execute(
+                "INSERT INTO bybit.archived_day (day, messages, archived_at)"
+                " VALUES (%s, %s, extract(epoch FROM now()) * 1000)"
+                " ON CONFLICT (day) DO UPDATE"
+                " SET messages = excluded.messages, archived_at = excluded.archived_at",
+                (day_ms, count),
+            )
+        )
 
     def _export_day(self, day: date, part: TimeRange, symbols: Sequence[str]) -> list[Path]:
         with (

@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 
 from blackbird import __version__
-from blackbird.archive.command import FAILURES, add_range, export_archive, span_of
+from blackbird.archive.command import FAILURES, ArchiveSetting, add_range, export_archive, span_of
 from blackbird.archive.database_export import DatabaseExport
 from blackbird.archive.market import Market
 from blackbird.archive.reader import Archive
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="FOLDER",
         help="the archive to read; with --from or --to, the one that the range is exported to first"
-        " (default: archive)",
+        " (default: ARCHIVE_PATH, or archive)",
     )
     parser.add_argument(
         "--group",
@@ -78,7 +78,7 @@ def _has_range(options: argparse.Namespace) -> bool:
     return options.begin is not None or options.end is not None
 
 
-def market_of(options: argparse.Namespace, database: DatabaseManager) -> Market:
+def market_of(options: argparse.Namespace, database: DatabaseManager, archive: ArchiveSetting) -> Market:
     """Return the market that the command line names, exported if need be; raises one of FAILURES."""
     groups = tuple(options.group)
     recording: Path | None = options.recording
@@ -86,9 +86,9 @@ def market_of(options: argparse.Namespace, database: DatabaseManager) -> Market:
         if not recording.is_file():
             raise SourceError(f"{recording}: expected a recording, was no file")
         return Market(recording, groups=groups)
-    folder = options.archive or Path("archive")
+    folder = options.archive or archive.folder
     if _has_range(options) and not _is_exported(folder, options, database):
-        export_archive(database, folder, span_of(options))
+        export_archive(database, folder, span_of(options), marks_days=archive.marks_days(folder))
     return Market(folder, span_of(options), groups)
 
 
@@ -102,9 +102,15 @@ def _is_exported(folder: Path, options: argparse.Namespace, database: DatabaseMa
         return False
 
 
-def run(options: argparse.Namespace, parameters: Parameters, settings: str, database: DatabaseManager) -> int:
+def run(
+    options: argparse.Namespace,
+    parameters: Parameters,
+    settings: str,
+    database: DatabaseManager,
+    archive: ArchiveSetting,
+) -> int:
     """Play the market that the command line names; return the exit status. Raises one of FAILURES."""
-    market = market_of(options, database)
+    market = market_of(options, database, archive)
     if options.sweep:
         return run_sweep(options, market, parameters, settings)
     source = market.open()
@@ -150,6 +156,7 @@ def main(
     parameters: Parameters,
     settings: str,
     database: DatabaseManager,
+    archive: ArchiveSetting,
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Do what the command line asks for; return the exit status. `settings` is a line of those in force."""
@@ -157,7 +164,7 @@ def main(
     # What the rules log about a book at hand is counted in the table.
     logging.basicConfig(level=logging.ERROR)
     try:
-        return run(options, parameters, settings, database)
+        return run(options, parameters, settings, database, archive)
     except (*FAILURES, SweepError) as error:
         print(f"backtest.py: {error}", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ import duckdb
 import pytest
 
 from blackbird.archive.database_export import DatabaseExport, ExportError
-from blackbird.archive.layout import TimeRange, moment_ms
+from blackbird.archive.layout import DAY_MS, TimeRange, moment_ms
 from blackbird.archive.reader import Archive
 from blackbird.archive.recording import Recording
 from blackbird.archive.source import Timed
@@ -162,6 +162,25 @@ def test_parts_of_a_day_add_up_and_may_be_exported_again(market: Workspace) -> N
     for begin, end in ((DAY + 600, DAY + 2000), (DAY - 5000, DAY), (DAY, DAY + 600), (DAY, DAY + 700)):
         parts.run(TimeRange(begin, end))
     assert messages(Archive(folder)) == messages(Archive(market.folder / "whole"))
+
+
+def test_days_in_the_archive_of_the_settings_may_be_removed_once_they_are_whole(market: Workspace) -> None:
+    def archived() -> list[tuple[int, int, bool]]:
+        return market.query(
+            "SELECT day, messages, bybit.is_archived(day) FROM bybit.archived_day ORDER BY day"
+        )
+
+    day = DAY - DAY_MS
+    assert export(market, "--from", "2024-08-08", "--to", "2024-08-09").returncode == 0
+    assert archived() == []
+    market.environment["ARCHIVE_PATH"] = str(market.folder / "kept")
+    assert export(market, "--from", "2024-08-08", "--to", "2024-08-09", "--out", "other").returncode == 0
+    assert archived() == []
+    assert export(market, "--from", "2024-08-08", "--to", "2024-08-08", "--symbol", "BTCPERP").returncode == 0
+    assert archived() == [(day, 1, False)]
+    assert export(market, "--from", "2024-08-08", "--to", "2024-08-09").returncode == 0
+    assert archived() == [(day, 2, True), (DAY, 2, True)]
+    assert len(files(market.folder / "kept")) == 3
 
 
 def test_only_the_symbols_asked_for_are_exported(market: Workspace) -> None:
