@@ -123,7 +123,8 @@ def read_orders(database: DatabaseManager, begin_ms: int, end_ms: int) -> Stored
         span = (begin_ms, end_ms + _ANSWER_MS)
         cursor.execute(
             "SELECT action, buy_channel, buy_symbol, buy_price, sell_channel, sell_symbol, sell_price, size,"
-            " coalesce(spread_id, '') FROM bybit.execution WHERE placed_at BETWEEN %s AND %s"
+            " coalesce(spread_id, '') FROM bybit.execution"
+            " WHERE placed_at BETWEEN %s AND %s AND action IN ('Open Spread', 'Close Spread')"
             " ORDER BY execution_id",
             span,
         )

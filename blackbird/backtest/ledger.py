@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -94,10 +94,9 @@ class LimitTime:
 
 
 class Ledger:
-    """The accounts of a run, kept order by order. `fee_rates` are fractions of a leg's value, by channel."""
+    """The accounts of a run, kept order by order."""
 
-    def __init__(self, fee_rates: Mapping[str, Decimal]) -> None:
-        self._rates = dict(fee_rates)
+    def __init__(self) -> None:
         self.answers: Counter[tuple[str, str]] = Counter()  # by action and status
         self.refusals: Counter[str] = Counter()  # by reason
         self.cash = ZERO  # sum of flux
@@ -126,8 +125,8 @@ class Ledger:
         """Return the pairs of `instrument` that were ever open."""
         return self._pairs_of.get(instrument, ())
 
-    def add(self, order: Order, reply: Reply, now_ms: int) -> None:
-        """Account for an order and its answer."""
+    def add(self, order: Order, reply: Reply, now_ms: int, fees: Decimal = ZERO) -> None:
+        """Account for an order and its answer, and for the fees of both legs in quote coin."""
         self.answers[order.action, ACK if reply.acked else NOT_ACK] += 1
         if not reply.acked:
             self.refusals[reply.info] += 1
@@ -135,10 +134,8 @@ class Ledger:
                 self.at_limit.refused(now_ms)
             return
         self.at_limit.executed(now_ms)
-        fees = EXACT.add(
-            self._leg(order.buy, order.buy_price, order.size),
-            self._leg(order.sell, order.sell_price, order.size),
-        )
+        self._turn_over(order.buy, order.buy_price, order.size)
+        self._turn_over(order.sell, order.sell_price, order.size)
         self.fees = EXACT.add(self.fees, fees)
         self.cash = EXACT.add(
             self.cash, EXACT.multiply(EXACT.subtract(order.sell_price, order.buy_price), order.size)
@@ -148,11 +145,9 @@ class Ledger:
         else:
             self._close(order, fees, now_ms)
 
-    def _leg(self, leg: Instrument, price: Decimal, size: Decimal) -> Decimal:
-        """Count a leg's value and return its fee."""
+    def _turn_over(self, leg: Instrument, price: Decimal, size: Decimal) -> None:
         value = EXACT.multiply(price, size)
         self.turnover[leg.channel] = EXACT.add(self.turnover.get(leg.channel, ZERO), value)
-        return EXACT.multiply(value, self._rates.get(leg.channel, ZERO))
 
     def _open(self, order: Order, fees: Decimal, now_ms: int) -> None:
         self.opened += 1

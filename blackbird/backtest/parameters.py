@@ -46,5 +46,9 @@ class Parameters:
     def new_engine(self, clock: Clock) -> TradingEngine:
         """Return a simulating trading engine with these rules; `clock` returns milliseconds since 1970."""
         return TradingEngine(
-            limit=self.limit, unique_order=self.unique_order, clock=clock, risk_model=self.risk_model
+            limit=self.limit,
+            unique_order=self.unique_order,
+            clock=clock,
+            risk_model=self.risk_model,
+            fee_rates=self.taker_fees if any(self.taker_fees.values()) else None,
         )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 
 from blackbird.archive.source import Timed
 from blackbird.backtest.ledger import Ledger
 from blackbird.backtest.marks import Marks
 from blackbird.backtest.parameters import Parameters
+from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.fields import InvalidMessage
 from blackbird.trading.orders import Order, Reply
+from blackbird.trading.records import Execution, Record
 from blackbird.trading.spreads import Pair
 
 PROGRESS_EVERY = 1000  # messages
@@ -40,7 +43,7 @@ class Simulation:
         self.clock = ReplayClock()
         self.signal = parameters.new_signal(self.clock.now)
         self.engine = parameters.new_engine(self.clock.now)
-        self.ledger = Ledger(parameters.taker_fees)
+        self.ledger = Ledger()
         self.marks = Marks(self.signal.keeper.books, self.ledger)
         self.messages = 0
         self.invalid = 0
@@ -76,11 +79,20 @@ class Simulation:
         if order is None:
             return False
         while order is not None:
-            reply = self.engine.answer_of(self.engine.execute(order))
-            self.ledger.add(order, reply, self.clock.ms)
+            record = self.engine.execute(order)
+            reply = self.engine.answer_of(record)
+            self.ledger.add(order, reply, self.clock.ms, _fees(record))
             if reply.acked:
                 self.marks.on_execution(order, self.clock.ms)
             if self.on_order is not None:
                 self.on_order(order, reply)
             order = scan.answer(reply)
         return True
+
+
+def _fees(record: Record) -> Decimal:
+    """Return what the engine has charged for both legs; a channel without a rate is free."""
+    if not isinstance(record, Execution) or record.fees is None:
+        return ZERO
+    bought, sold = record.fees
+    return EXACT.add(bought or ZERO, sold or ZERO)

@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,16 @@ def assert_same_orders(place: Workspace, least: int) -> None:
     assert sum(figures["refusals"].values()) == refusals
 
 
-def test_a_backtest_makes_the_orders_of_the_live_run_again(
-    place: Workspace, recordings: Path, tmp_path: Path
-) -> None:
-    part = tmp_path / "part.ndjson.gz"
-    with gzip.open(recordings / "btc_depth50.ndjson.gz", "rt") as whole, gzip.open(part, "wt") as first:
+@pytest.fixture
+def part(recordings: Path, tmp_path: Path) -> Path:
+    """The beginning of a recording."""
+    path = tmp_path / "part.ndjson.gz"
+    with gzip.open(recordings / "btc_depth50.ndjson.gz", "rt") as whole, gzip.open(path, "wt") as first:
         first.writelines(itertools.islice(whole, 2500))
+    return path
+
+
+def test_a_backtest_makes_the_orders_of_the_live_run_again(place: Workspace, part: Path) -> None:
     play(place, part, speed="20")
     assert_same_orders(place, 100)
 
@@ -57,6 +62,17 @@ def test_a_backtest_makes_the_orders_of_the_live_run_again(
     assert "live:     " in answer.stderr
     assert "spot:BTCUSDT, update " in answer.stderr
     assert "linear:BTCPERP, update " in answer.stderr
+
+
+def test_live_simulation_backtest_and_views_have_the_same_fees(place: Workspace, part: Path) -> None:
+    place.environment |= {"TAKER_FEE_SPOT": "0.00002", "TAKER_FEE_LINEAR": "0.00001", "CLOSE_RULE": "signed"}
+    play(place, part, speed="20")
+    assert_same_orders(place, 20)
+    pnl = json.loads(backtest(place, "--json").stdout, parse_float=Decimal)["pnl"]
+    rates = "CASE channel WHEN 'spot' THEN 0.00002 ELSE 0.00001 END"
+    ((fees, expected),) = place.query(f'SELECT sum(fee), sum(price * size * {rates}) FROM bybit."order"')  # noqa: S608
+    assert pnl["fees"] == fees == expected > 0
+    assert place.query("SELECT sum(fee), sum(closed_pnl) FROM bybit.spread") == [(fees, pnl["closed"])]
 
 
 @pytest.mark.slow
