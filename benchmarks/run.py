@@ -20,6 +20,7 @@ from benchmarks.results import Row, WrongResult, progress, table  # noqa: E402
 BENCHMARKS = {
     "books": "a decoded delta to the best prices, without a broker",
     "storage": "queue to table, against bare COPY and a bare consumer",
+    "views": "the views at a prompt, of a million executions and a day of quotes",
     "updates": "book updates through the signal engine, against a bare consumer",
     "ticks": "a book message to the order that it causes, against a bare relay",
     "orders": "an order to its answer, against a bare echo",

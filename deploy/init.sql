@@ -184,7 +184,8 @@ INSERT INTO bybit.history DEFAULT VALUES ON CONFLICT DO NOTHING;
 -- Emptying a table empties what belongs to it: the system then starts from nothing.
 CREATE OR REPLACE FUNCTION bybit.forget_orders() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  TRUNCATE bybit.refused_order, bybit.fill, bybit.leftover;
+  TRUNCATE bybit.refused_order, bybit.fill, bybit.leftover,
+    bybit.instrument_total, bybit.pair_total, bybit.spread_total;
   UPDATE bybit.history SET id = gen_random_uuid(), mode = NULL, environment = NULL, account = NULL;
   RETURN NULL;
 END $$;
@@ -324,15 +325,211 @@ COMMENT ON COLUMN bybit.archived_day.messages IS 'Messages in the export, by ts_
 COMMENT ON COLUMN bybit.archived_day.archived_at IS 'When the export was verified, ms since 1970';
 COMMENT ON FUNCTION bybit.forget_before(bigint, boolean, integer) IS 'Removes a portion of the oldest whole UTC day of order books before the given time (ms since 1970), never of the last 24 hours: chunks, or at most so many rows. Returns how many, 0 when nothing is left to remove; with only_archived a day that is not in bybit.archived_day is not removed.';
 
+-- Totals -----------------------------------------------------------------------------------------------------------------
+-- What the executions add up to, kept by a trigger in the transaction that stores them: worked out from a million
+-- executions it would take seconds. bybit.recount_orders() works it out anew.
+
+CREATE TABLE IF NOT EXISTS bybit.instrument_total (
+  channel      text    NOT NULL,
+  symbol_name  text    NOT NULL,
+  size         numeric NOT NULL,  -- bought less sold
+  exposure     numeric NOT NULL,  -- cash paid less received
+  executions   bigint  NOT NULL,
+  unwinds      bigint  NOT NULL,
+  unwound_cash numeric NOT NULL,
+  unwound_fee  numeric NOT NULL,
+  PRIMARY KEY (channel, symbol_name)
+) WITH (fillfactor = 50);
+
+CREATE TABLE IF NOT EXISTS bybit.pair_total (
+  long_channel        text    COLLATE "C" NOT NULL,
+  long_symbol         text    COLLATE "C" NOT NULL,
+  short_channel       text    COLLATE "C" NOT NULL,
+  short_symbol        text    COLLATE "C" NOT NULL,
+  cash                numeric NOT NULL,
+  fee                 numeric NOT NULL,
+  size_without_spread numeric NOT NULL,  -- of closes beyond what was open
+  cash_without_spread numeric NOT NULL,
+  PRIMARY KEY (long_channel, long_symbol, short_channel, short_symbol)
+) WITH (fillfactor = 50);
+
+CREATE TABLE IF NOT EXISTS bybit.spread_total (
+  execution_id  bigint  PRIMARY KEY,  -- of the opening
+  spread_id     text,
+  long_channel  text    COLLATE "C" NOT NULL,
+  long_symbol   text    COLLATE "C" NOT NULL,
+  short_channel text    COLLATE "C" NOT NULL,
+  short_symbol  text    COLLATE "C" NOT NULL,
+  opened_at     bigint  NOT NULL,
+  last_close    bigint,               -- placed_at of the last close that took from it
+  opened        numeric NOT NULL,
+  closed        numeric NOT NULL,
+  entry_spread  numeric NOT NULL,
+  cash          numeric NOT NULL,
+  fee           numeric
+) WITH (fillfactor = 80);
+CREATE INDEX IF NOT EXISTS spread_total_spread_id_idx ON bybit.spread_total (spread_id COLLATE "C", execution_id);
+CREATE INDEX IF NOT EXISTS spread_total_open_idx ON bybit.spread_total
+  (long_channel, long_symbol, short_channel, short_symbol, execution_id) WHERE opened - closed > 0;
+
+-- Both legs of these executions. Not bybit.execution: these columns are the ones that totals are made of.
+CREATE OR REPLACE FUNCTION bybit.trades(ids bigint[]) RETURNS TABLE (
+  execution_id bigint, action text, spread_id text, placed_at bigint, size numeric, cash numeric, fee numeric, fees numeric,
+  price numeric, long_channel text, long_symbol text, short_channel text, short_symbol text
+) LANGUAGE sql STABLE ROWS 100 AS $$
+  SELECT buy.execution_id, buy.action, buy.spread_id, buy.placed_at, buy.size, buy.flux + sell.flux, buy.fee + sell.fee,
+         coalesce(buy.fee, 0) + coalesce(sell.fee, 0), sell.price - buy.price,
+         CASE buy.action WHEN 'Open Spread' THEN buy.channel ELSE sell.channel END,
+         CASE buy.action WHEN 'Open Spread' THEN buy.symbol_name ELSE sell.symbol_name END,
+         CASE buy.action WHEN 'Open Spread' THEN sell.channel ELSE buy.channel END,
+         CASE buy.action WHEN 'Open Spread' THEN sell.symbol_name ELSE buy.symbol_name END
+  FROM unnest(ids) AS id
+  JOIN bybit."order" AS buy ON buy.execution_id = id AND buy.type = 'buy'
+  JOIN bybit."order" AS sell ON sell.execution_id = id AND sell.type = 'sell'
+  WHERE buy.action <> 'Unwind'
+$$;
+
+-- Closes one after the other. Without a spread_id they take from the oldest open spreads of their pair, as in the
+-- trading engine.
+CREATE OR REPLACE FUNCTION bybit.count_closes(ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  trade record;
+  lot   record;
+  part  numeric;
+  rest  numeric;
+BEGIN
+  FOR trade IN SELECT * FROM bybit.trades(ids) WHERE action <> 'Open Spread' ORDER BY execution_id LOOP
+    rest := trade.size;
+    IF trade.spread_id IS NOT NULL THEN
+      UPDATE bybit.spread_total AS t
+      SET closed = t.closed + trade.size, cash = t.cash + trade.cash, last_close = trade.placed_at,
+          fee = CASE WHEN trade.fee IS NULL THEN t.fee ELSE coalesce(t.fee, 0) + trade.fee END
+      WHERE t.execution_id = (SELECT max(o.execution_id) FROM bybit.spread_total AS o
+                              WHERE o.spread_id COLLATE "C" = trade.spread_id AND o.execution_id < trade.execution_id);
+      CONTINUE WHEN FOUND;
+    ELSE
+      FOR lot IN SELECT t.execution_id, t.opened - t.closed AS remaining FROM bybit.spread_total AS t
+                 WHERE (t.long_channel, t.long_symbol, t.short_channel, t.short_symbol)
+                     = (trade.long_channel, trade.long_symbol, trade.short_channel, trade.short_symbol)
+                   AND t.opened - t.closed > 0 AND t.execution_id < trade.execution_id
+                 ORDER BY t.execution_id LOOP
+        part := least(rest, lot.remaining);
+        UPDATE bybit.spread_total AS t
+        SET closed = t.closed + part, cash = t.cash + part * trade.price, last_close = trade.placed_at
+        WHERE t.execution_id = lot.execution_id;
+        rest := rest - part;
+        EXIT WHEN rest = 0;
+      END LOOP;
+    END IF;
+    -- The price of a real order is rounded: what its part times its price leaves of the cash is counted here.
+    UPDATE bybit.pair_total AS p
+    SET size_without_spread = p.size_without_spread + rest,
+        cash_without_spread = p.cash_without_spread + trade.cash - (trade.size - rest) * trade.price
+    WHERE (p.long_channel, p.long_symbol, p.short_channel, p.short_symbol)
+        = (trade.long_channel, trade.long_symbol, trade.short_channel, trade.short_symbol)
+      AND (rest <> 0 OR trade.cash <> trade.size * trade.price);
+  END LOOP;
+END $$;
+
+-- The same for closes that all name their spread, at a third of the cost.
+CREATE OR REPLACE FUNCTION bybit.count_named_closes(ids bigint[]) RETURNS void LANGUAGE sql AS $$
+  WITH trade AS MATERIALIZED (
+    SELECT *, (SELECT max(o.execution_id) FROM bybit.spread_total AS o
+               WHERE o.spread_id COLLATE "C" = trade.spread_id AND o.execution_id < trade.execution_id) AS opening
+    FROM bybit.trades(ids) AS trade WHERE action <> 'Open Spread'
+  ), taken AS (
+    UPDATE bybit.spread_total AS t
+    SET closed = t.closed + trade.size, cash = t.cash + trade.cash, last_close = trade.placed_at,
+        fee = CASE WHEN trade.fee IS NULL THEN t.fee ELSE coalesce(t.fee, 0) + trade.fee END
+    FROM (SELECT opening, sum(size) AS size, sum(cash) AS cash, sum(fee) AS fee, max(placed_at) AS placed_at
+          FROM trade WHERE opening IS NOT NULL GROUP BY opening) AS trade
+    WHERE t.execution_id = trade.opening
+  )
+  UPDATE bybit.pair_total AS p
+  SET size_without_spread = p.size_without_spread + trade.size, cash_without_spread = p.cash_without_spread + trade.cash
+  FROM (SELECT long_channel, long_symbol, short_channel, short_symbol, sum(size) AS size, sum(cash) AS cash
+        FROM trade WHERE opening IS NULL GROUP BY 1, 2, 3, 4) AS trade
+  WHERE (p.long_channel, p.long_symbol, p.short_channel, p.short_symbol)
+      = (trade.long_channel, trade.long_symbol, trade.short_channel, trade.short_symbol)
+$$;
+
+-- Executions of which a leg is missing are left out; they count when it comes. The plans are made once a session, for
+-- however many executions come then: joins by index are right for a few, and good enough for all.
+CREATE OR REPLACE FUNCTION bybit.count_executions(ids bigint[]) RETURNS void LANGUAGE plpgsql
+SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+  INSERT INTO bybit.instrument_total AS t
+  SELECT leg.channel, leg.symbol_name, sum(CASE leg.type WHEN 'buy' THEN leg.size ELSE -leg.size END), -sum(leg.flux),
+         count(*) FILTER (WHERE leg.action <> 'Unwind' OR leg.type = 'buy'),
+         count(*) FILTER (WHERE leg.action = 'Unwind' AND leg.type = 'buy'),
+         coalesce(sum(leg.flux) FILTER (WHERE leg.action = 'Unwind'), 0),
+         coalesce(sum(leg.fee) FILTER (WHERE leg.action = 'Unwind'), 0)
+  FROM unnest(ids) AS id
+  JOIN bybit."order" AS leg ON leg.execution_id = id
+  JOIN bybit."order" AS other ON other.execution_id = id AND other.type <> leg.type
+  GROUP BY leg.channel, leg.symbol_name
+  ON CONFLICT (channel, symbol_name) DO UPDATE
+  SET size = t.size + excluded.size, exposure = t.exposure + excluded.exposure,
+      executions = t.executions + excluded.executions, unwinds = t.unwinds + excluded.unwinds,
+      unwound_cash = t.unwound_cash + excluded.unwound_cash, unwound_fee = t.unwound_fee + excluded.unwound_fee;
+  INSERT INTO bybit.spread_total
+  SELECT execution_id, spread_id, long_channel, long_symbol, short_channel, short_symbol, placed_at, NULL, size, 0, price,
+         cash, fee
+  FROM bybit.trades(ids) WHERE action = 'Open Spread';
+  INSERT INTO bybit.pair_total AS p
+  SELECT long_channel, long_symbol, short_channel, short_symbol, sum(cash), sum(fees), 0, 0
+  FROM bybit.trades(ids) GROUP BY 1, 2, 3, 4
+  ON CONFLICT (long_channel, long_symbol, short_channel, short_symbol)
+  DO UPDATE SET cash = p.cash + excluded.cash, fee = p.fee + excluded.fee;
+  IF EXISTS (SELECT FROM bybit.trades(ids) WHERE action <> 'Open Spread' AND spread_id IS NULL) THEN
+    PERFORM bybit.count_closes(ids);
+  ELSE
+    PERFORM bybit.count_named_closes(ids);
+  END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION bybit.count_orders() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM bybit.count_executions(ARRAY(SELECT DISTINCT execution_id FROM added));
+  RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION bybit.recount_orders() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  TRUNCATE bybit.instrument_total, bybit.pair_total, bybit.spread_total;
+  PERFORM bybit.count_executions(ARRAY(SELECT DISTINCT execution_id FROM bybit."order"));
+END $$;
+
+-- Orders that somebody changes or removes by hand are counted anew, all of them.
+CREATE OR REPLACE FUNCTION bybit.recount_changed_orders() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT FROM changed) THEN
+    PERFORM bybit.recount_orders();
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- In one transaction, so that a database with orders of a version before counts each once.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'count_orders' AND tgrelid = 'bybit."order"'::regclass) THEN
+    CREATE TRIGGER count_orders AFTER INSERT ON bybit."order"
+      REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION bybit.count_orders();
+    CREATE TRIGGER recount_updated_orders AFTER UPDATE ON bybit."order"
+      REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION bybit.recount_changed_orders();
+    CREATE TRIGGER recount_deleted_orders AFTER DELETE ON bybit."order"
+      REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION bybit.recount_changed_orders();
+    PERFORM bybit.recount_orders();
+  END IF;
+END $$;
+
 -- Views for people at a prompt. Times are milliseconds since 1970, as in the tables. Later versions may only append
 -- columns: CREATE OR REPLACE VIEW takes nothing else.
 CREATE OR REPLACE VIEW bybit.position AS
 SELECT channel, symbol_name, coalesce(size, 0) AS size, coalesce(exposure, 0) AS exposure,
        coalesce(executions, 0) AS executions,
        coalesce(leftover_size, 0) AS leftover_size, coalesce(size, 0) + coalesce(leftover_size, 0) AS held_size
-FROM (SELECT channel, symbol_name, sum(CASE type WHEN 'buy' THEN size ELSE -size END) AS size,
-             -sum(flux) AS exposure, count(*) FILTER (WHERE action <> 'Unwind' OR type = 'buy') AS executions
-      FROM bybit."order" GROUP BY channel, symbol_name) AS traded
+FROM bybit.instrument_total
 FULL JOIN (SELECT channel, symbol_name, sum(size) AS leftover_size
            FROM bybit.leftover WHERE resolution IS DISTINCT FROM 'traded away'
            GROUP BY channel, symbol_name) AS left_over USING (channel, symbol_name);
@@ -350,132 +547,92 @@ SELECT execution_id, buy.action, buy.spread_id, buy.order_id,
 FROM bybit."order" AS buy JOIN bybit."order" AS sell USING (execution_id)
 WHERE buy.type = 'buy' AND sell.type = 'sell';
 
--- A close without a spread_id takes from the oldest open spread of its pair, then from the next one, as the trading
--- engine does. Without a loop: all such closes of a pair, laid end to end, cover what the closes with a spread_id leave
--- of the pair's spreads, laid end to end in the order of opening. This holds because a spread is passed over only once
--- nothing is left of it. What a close takes beyond all that is open at its time is left out first: it is what lifts the
--- lowest running total below zero.
--- Window functions instead of joins: the planner has no statistics for the steps and would pick nested loops. A pair is
--- one text with a separator (0x1F) that sorts by bytes: four columns by the rules of a language take twice the time.
 CREATE OR REPLACE VIEW bybit.spread AS
-WITH trade AS (
-  SELECT execution_id, opens, spread_id, placed_at, size, cash, price, pair, fee,
-         -- The execution that opened the spread. An id may be used again once its spread is closed.
-         CASE WHEN opens THEN execution_id WHEN spread_id IS NOT NULL THEN
-           max(execution_id) FILTER (WHERE opens) OVER (PARTITION BY spread_id COLLATE "C" ORDER BY execution_id)
-         END AS opening
-  FROM (SELECT execution_id, action = 'Open Spread' AS opens, spread_id, placed_at, size, cash, fee,
-               sell_price - buy_price AS price,
-               CASE action
-               WHEN 'Open Spread'
-               THEN buy_channel || E'\x1f' || buy_symbol || E'\x1f' || sell_channel || E'\x1f' || sell_symbol
-               ELSE sell_channel || E'\x1f' || sell_symbol || E'\x1f' || buy_channel || E'\x1f' || buy_symbol
-               END COLLATE "C" AS pair
-        FROM bybit.execution WHERE action <> 'Unwind') AS execution
-), matched AS (
-  -- Pairs with closes without a spread_id. `part` of a close is of a spread: what was open, or nothing where it names
-  -- a spread that is unknown.
-  SELECT *, CASE WHEN opening IS NOT NULL THEN size WHEN spread_id IS NOT NULL THEN 0
-            ELSE size - beyond + lag(beyond, 1, 0::numeric) OVER (PARTITION BY pair ORDER BY execution_id)
-            END AS part
-  FROM (SELECT *, greatest(0, -min(total) OVER (PARTITION BY pair ORDER BY execution_id)) AS beyond
-        FROM (SELECT *, sum(CASE WHEN opens THEN size WHEN opening IS NULL AND spread_id IS NOT NULL THEN 0
-                            ELSE -size END) OVER (PARTITION BY pair ORDER BY execution_id) AS total
-              FROM trade WHERE pair IN (SELECT pair FROM trade WHERE opening IS NULL)) AS running) AS excess
-), named AS (
-  -- Each spread with the closes that name it.
-  SELECT opening, max(spread_id) AS spread_id, max(pair) AS pair,
-         max(placed_at) FILTER (WHERE opens) AS opened_at, max(placed_at) FILTER (WHERE NOT opens) AS last_close,
-         max(price) FILTER (WHERE opens) AS entry_spread,
-         sum(size) FILTER (WHERE opens) AS opened, coalesce(sum(size) FILTER (WHERE NOT opens), 0) AS closed,
-         sum(cash) AS cash, sum(fee) AS fee
-  FROM trade WHERE opening IS NOT NULL GROUP BY opening
-), ends AS (
-  -- Where each spread and each close without a spread_id ends, both laid end to end; cash of the closes up to there.
-  SELECT *, false AS is_close, NULL::bigint AS close_at, NULL::numeric AS close_price, NULL::numeric AS close_cash,
-         NULL::numeric AS part, sum(opened - closed) OVER (PARTITION BY pair ORDER BY opening) AS place
-  FROM named WHERE pair IN (SELECT pair FROM matched)
-  UNION ALL
-  SELECT NULL, NULL, pair, NULL, NULL, NULL, NULL, NULL, NULL, NULL, true, placed_at, price,
-         sum(part * price) OVER (PARTITION BY pair ORDER BY execution_id), part,
-         sum(part) OVER (PARTITION BY pair ORDER BY execution_id)
-  FROM matched WHERE opening IS NULL AND part > 0
-), covered AS (
-  -- The close that a spread's end lies in is the next one; after the last close no spread ends.
-  SELECT *, count(part) OVER (PARTITION BY pair ORDER BY place DESC, is_close DESC) AS close_number,
-         coalesce(sum(part) OVER (PARTITION BY pair), 0) AS all_closes,
-         coalesce(sum(part * close_price) OVER (PARTITION BY pair), 0) AS all_cash
-  FROM ends
-), priced AS (
-  SELECT *, least(place, all_closes) AS taken_up_to,
-         CASE WHEN close_number > 0 THEN first_value(close_at) OVER close END AS taken_at,
-         CASE WHEN close_number = 0 THEN all_cash
-              ELSE first_value(close_cash - place * close_price) OVER close
-                   + place * first_value(close_price) OVER close
-         END AS cash_up_to
-  FROM covered
-  WINDOW close AS (PARTITION BY pair, close_number ORDER BY place DESC, is_close DESC)
-), spread AS (
-  SELECT opening, spread_id, pair, opened_at, last_close, entry_spread, opened, closed + taken AS closed,
-         cash + taken_cash AS cash, CASE WHEN taken > 0 THEN taken_at END AS taken_at, fee
-  FROM (SELECT *, taken_up_to - lag(taken_up_to, 1, 0::numeric) OVER (PARTITION BY pair ORDER BY opening) AS taken,
-               cash_up_to - lag(cash_up_to, 1, 0::numeric) OVER (PARTITION BY pair ORDER BY opening) AS taken_cash
-        FROM priced WHERE NOT is_close) AS taken
-  UNION ALL
-  SELECT opening, spread_id, pair, opened_at, last_close, entry_spread, opened, closed, cash, NULL, fee
-  FROM named WHERE pair NOT IN (SELECT pair FROM matched)
-)
-SELECT opening AS execution_id, spread_id,
-       split_part(pair, E'\x1f', 1) AS long_channel, split_part(pair, E'\x1f', 2) AS long_symbol,
-       split_part(pair, E'\x1f', 3) AS short_channel, split_part(pair, E'\x1f', 4) AS short_symbol,
-       opened_at,
-       CASE WHEN opened = closed THEN greatest(last_close, taken_at) END AS closed_at,
+SELECT execution_id, spread_id, long_channel, long_symbol, short_channel, short_symbol, opened_at,
+       CASE WHEN opened = closed THEN last_close END AS closed_at,
        opened AS opened_quantity, closed AS closed_quantity, opened - closed AS left_quantity,
        entry_spread,
        cash - entry_spread * (opened - closed) AS closed_pnl,
        entry_spread * (opened - closed) AS entry_credit,
        cash,
-       CASE WHEN opened = closed THEN greatest(last_close, taken_at) - opened_at END AS holding_ms,
+       CASE WHEN opened = closed THEN last_close - opened_at END AS holding_ms,
        fee
-FROM spread
+FROM bybit.spread_total
 UNION ALL
-SELECT NULL, NULL, split_part(pair, E'\x1f', 1), split_part(pair, E'\x1f', 2),
-       split_part(pair, E'\x1f', 3), split_part(pair, E'\x1f', 4),
-       NULL, NULL, 0, sum(size - part), 0, NULL, NULL, 0, sum(cash - part * price), NULL, NULL
-FROM matched WHERE opening IS NULL
--- The price of a real order is rounded: what its part times its price leaves of the cash is counted here.
-GROUP BY pair HAVING sum(size - part) > 0 OR sum(cash - part * price) <> 0;
+SELECT NULL, NULL, long_channel, long_symbol, short_channel, short_symbol,
+       NULL, NULL, 0, size_without_spread, 0, NULL, NULL, 0, cash_without_spread, NULL, NULL
+FROM bybit.pair_total WHERE size_without_spread <> 0 OR cash_without_spread <> 0;
 
 CREATE OR REPLACE VIEW bybit.open_spread AS SELECT * FROM bybit.spread WHERE left_quantity > 0;
 
+-- The newest prices of an instrument. A function: the index gives them for one instrument at a time.
+CREATE OR REPLACE FUNCTION bybit.last_quote(which_channel text, which_symbol text)
+RETURNS TABLE (quoted_at bigint, bid numeric, ask numeric) LANGUAGE sql STABLE ROWS 1 AS $$
+  SELECT q.quoted_at, q.bid, q.ask FROM bybit.quote AS q
+  WHERE q.channel = which_channel AND q.symbol_name = which_symbol AND q.bid IS NOT NULL AND q.ask IS NOT NULL
+  ORDER BY q.quoted_at DESC LIMIT 1
+$$;
+
 -- Pairs, and instruments by themselves for what belongs to no pair: what was unwound, and what is left over.
 CREATE OR REPLACE VIEW bybit.pnl AS
-SELECT long_channel, long_symbol, short_channel, short_symbol,
-       coalesce(sum(closed_pnl), 0) AS closed_pnl, sum(entry_credit) AS entry_credit,
-       sum(cash_without_spread) AS cash_without_spread, sum(cash) AS cash,
-       sum(unwound_cash) AS unwound_cash, sum(fee) AS fee, sum(cash) - sum(fee) AS net_cash,
-       sum(leftover_cash) AS leftover_cash
+SELECT long_channel, long_symbol, short_channel, short_symbol, closed_pnl, entry_credit, cash_without_spread, cash,
+       unwound_cash, fee, cash - fee AS net_cash, leftover_cash,
+       open_at_mark, cash - entry_credit - cash_without_spread - fee + open_at_mark AS total, marked_at,
+       (extract(epoch FROM clock_timestamp()) * 1000)::bigint - marked_at AS mark_age_ms
 FROM (
-  SELECT long_channel, long_symbol, short_channel, short_symbol, closed_pnl, entry_credit,
-         CASE WHEN execution_id IS NULL THEN cash ELSE 0 END AS cash_without_spread, cash,
-         0 AS unwound_cash, 0 AS fee, 0 AS leftover_cash
-  FROM bybit.spread
+  SELECT p.long_channel, p.long_symbol, p.short_channel, p.short_symbol,
+         p.cash - coalesce(o.entry_credit, 0) - p.cash_without_spread AS closed_pnl,
+         coalesce(o.entry_credit, 0) AS entry_credit, p.cash_without_spread, p.cash,
+         0::numeric AS unwound_cash, p.fee, 0::numeric AS leftover_cash,
+         CASE WHEN o.quantity IS NULL THEN 0 ELSE o.entry_credit + o.quantity * (long.bid - short.ask) END
+         + CASE p.size_without_spread WHEN 0 THEN p.cash_without_spread
+           ELSE p.cash_without_spread + p.size_without_spread * (short.bid - long.ask) END AS open_at_mark,
+         -- NULL where a quote is missing: least() would take the other.
+         CASE WHEN o.quantity IS NULL AND p.size_without_spread = 0 THEN NULL
+              WHEN long.quoted_at < short.quoted_at THEN long.quoted_at
+              WHEN short.quoted_at <= long.quoted_at THEN short.quoted_at END AS marked_at
+  FROM bybit.pair_total AS p
+  LEFT JOIN (SELECT long_channel, long_symbol, short_channel, short_symbol,
+                    sum(entry_spread * (opened - closed)) AS entry_credit, sum(opened - closed) AS quantity
+             FROM bybit.spread_total WHERE opened - closed > 0 GROUP BY 1, 2, 3, 4) AS o
+         USING (long_channel, long_symbol, short_channel, short_symbol)
+  LEFT JOIN LATERAL bybit.last_quote(p.long_channel, p.long_symbol) AS long ON true
+  LEFT JOIN LATERAL bybit.last_quote(p.short_channel, p.short_symbol) AS short ON true
   UNION ALL
-  SELECT CASE WHEN bought THEN leg.channel ELSE other.channel END,
-         CASE WHEN bought THEN leg.symbol_name ELSE other.symbol_name END,
-         CASE WHEN bought THEN other.channel ELSE leg.channel END,
-         CASE WHEN bought THEN other.symbol_name ELSE leg.symbol_name END, 0, 0, 0, 0, 0, leg.fee, 0
-  FROM (SELECT *, (type = 'buy') = (action = 'Open Spread') AS bought FROM bybit."order" WHERE fee IS NOT NULL) AS leg
-  JOIN bybit."order" AS other ON other.execution_id = leg.execution_id AND other.type <> leg.type
-  WHERE leg.action <> 'Unwind'
-  UNION ALL
-  SELECT channel, symbol_name, NULL, NULL, 0, 0, 0, flux, flux, coalesce(fee, 0), 0
-  FROM bybit."order" WHERE action = 'Unwind'
-  UNION ALL
-  SELECT channel, symbol_name, NULL, NULL, 0, 0, 0, 0, 0, coalesce(fee, 0), flux
-  FROM bybit.leftover WHERE resolution IS DISTINCT FROM 'traded away'
-) AS part
-GROUP BY long_channel, long_symbol, short_channel, short_symbol;
+  SELECT channel COLLATE "C", symbol_name COLLATE "C", NULL, NULL, 0, 0, 0, coalesce(unwound_cash, 0),
+         coalesce(unwound_cash, 0), coalesce(unwound_fee, 0) + coalesce(left_over.fee, 0), coalesce(left_over.flux, 0),
+         CASE WHEN left_over.fee IS NULL THEN 0
+              ELSE left_over.flux + left_over.bought * q.bid - left_over.sold * q.ask END,
+         CASE WHEN left_over.fee IS NOT NULL THEN q.quoted_at END
+  FROM (SELECT * FROM bybit.instrument_total WHERE unwinds > 0) AS unwound
+  FULL JOIN (SELECT channel, symbol_name, sum(flux) AS flux, coalesce(sum(fee), 0) AS fee,
+                    coalesce(sum(size) FILTER (WHERE size > 0), 0) AS bought,
+                    coalesce(-sum(size) FILTER (WHERE size < 0), 0) AS sold
+             FROM bybit.leftover WHERE resolution IS DISTINCT FROM 'traded away' GROUP BY channel, symbol_name)
+         AS left_over USING (channel, symbol_name)
+  LEFT JOIN LATERAL bybit.last_quote(channel, symbol_name) AS q ON true
+) AS part;
+
+-- Both directions of each two instruments of a group, second by second.
+CREATE OR REPLACE VIEW bybit.spread_history AS
+SELECT long.quoted_at, long.matching_key, long.channel AS long_channel, long.symbol_name AS long_symbol,
+       short.channel AS short_channel, short.symbol_name AS short_symbol, long.ask AS long_ask, short.bid AS short_bid,
+       short.bid - long.ask AS spread, round((short.bid - long.ask) / long.ask * 10000, 4) AS spread_bps,
+       least(long.ask_size, short.bid_size) AS size,
+       long.quoted_at - least(long.received_at, short.received_at) AS age_ms
+FROM bybit.quote AS long JOIN bybit.quote AS short USING (quoted_at, matching_key)
+WHERE (long.channel, long.symbol_name) <> (short.channel, short.symbol_name)
+  AND long.ask IS NOT NULL AND short.bid IS NOT NULL;
+
+-- Deltas whose update id is not the one after that of the message before it.
+CREATE OR REPLACE VIEW bybit.gaps AS
+SELECT channel, topic, ts_orderbook, published_at, number, previous_id, update_id,
+       update_id - previous_id - 1 AS missing, ts_orderbook - previous_ts AS after_ms
+FROM (SELECT *, lag(update_id) OVER message AS previous_id, lag(ts_orderbook) OVER message AS previous_ts
+      FROM bybit.orderbook_update
+      WINDOW message AS (PARTITION BY channel COLLATE "C", topic COLLATE "C" ORDER BY number NULLS FIRST, ts_orderbook, update_id))
+  AS update
+WHERE type = 'delta' AND update_id > previous_id + 1;
 
 -- What waits to be traded away or accepted.
 CREATE OR REPLACE VIEW bybit.open_leftover AS
@@ -664,6 +821,72 @@ COMMENT ON COLUMN bybit.pnl.unwound_cash IS 'Sum of flux of Unwind, in quote coi
 COMMENT ON COLUMN bybit.pnl.fee IS 'Fees that are known, in quote coin, above 0 paid';
 COMMENT ON COLUMN bybit.pnl.net_cash IS 'cash - fee';
 COMMENT ON COLUMN bybit.pnl.leftover_cash IS 'Cash of what is left over, in quote coin, which is not part of cash: below 0 paid for what was bought';
+
+COMMENT ON COLUMN bybit.pnl.open_at_mark IS 'What is open, closed at the newest quotes, in quote coin without the fees of that: entry_credit and what closing at best prices would bring or cost, closes without a spread and leftovers likewise; NULL where a quote is missing';
+COMMENT ON COLUMN bybit.pnl.total IS 'closed_pnl + unwound_cash + open_at_mark - fee, in quote coin: what would be left if all were closed at the newest quotes; NULL as open_at_mark';
+COMMENT ON COLUMN bybit.pnl.marked_at IS 'Second of the older of the quotes that open_at_mark is of, ms since 1970; NULL where nothing is open';
+COMMENT ON COLUMN bybit.pnl.mark_age_ms IS 'Age of marked_at by the database''s clock, ms: an old mark says little';
+
+COMMENT ON TABLE bybit.instrument_total IS 'What the executions add up to for each instrument. Kept by a trigger of bybit."order"; shown by bybit.position.';
+COMMENT ON COLUMN bybit.instrument_total.channel IS 'Market category, as spot or linear';
+COMMENT ON COLUMN bybit.instrument_total.symbol_name IS 'Symbol, as BTCUSDT';
+COMMENT ON COLUMN bybit.instrument_total.size IS 'Bought less sold, in base coin: above 0 long, below 0 short';
+COMMENT ON COLUMN bybit.instrument_total.exposure IS 'Cash paid less cash received, in quote coin: -sum(flux)';
+COMMENT ON COLUMN bybit.instrument_total.executions IS 'Executions with a leg of this instrument';
+COMMENT ON COLUMN bybit.instrument_total.unwinds IS 'Executions of action Unwind, which have both legs of this instrument';
+COMMENT ON COLUMN bybit.instrument_total.unwound_cash IS 'Sum of flux of Unwind, in quote coin';
+COMMENT ON COLUMN bybit.instrument_total.unwound_fee IS 'Known fees of Unwind in quote coin, above 0 paid';
+
+COMMENT ON TABLE bybit.pair_total IS 'What the executions add up to for each pair, without Unwind. Kept by a trigger of bybit."order"; shown by bybit.pnl.';
+COMMENT ON COLUMN bybit.pair_total.long_channel IS 'Market category of the instrument that was bought to open';
+COMMENT ON COLUMN bybit.pair_total.long_symbol IS 'Symbol of the instrument that was bought to open';
+COMMENT ON COLUMN bybit.pair_total.short_channel IS 'Market category of the instrument that was sold to open';
+COMMENT ON COLUMN bybit.pair_total.short_symbol IS 'Symbol of the instrument that was sold to open';
+COMMENT ON COLUMN bybit.pair_total.cash IS 'Sum of flux, in quote coin, without fees';
+COMMENT ON COLUMN bybit.pair_total.fee IS 'Fees that are known, in quote coin, above 0 paid';
+COMMENT ON COLUMN bybit.pair_total.size_without_spread IS 'Size of closes beyond what was open, in base coin';
+COMMENT ON COLUMN bybit.pair_total.cash_without_spread IS 'Cash of closes beyond what was open, in quote coin';
+
+COMMENT ON TABLE bybit.spread_total IS 'Each spread with what its closes have taken. Kept by a trigger of bybit."order"; shown by bybit.spread.';
+COMMENT ON COLUMN bybit.spread_total.execution_id IS 'The execution that opened the spread';
+COMMENT ON COLUMN bybit.spread_total.spread_id IS 'Id of the spread';
+COMMENT ON COLUMN bybit.spread_total.long_channel IS 'Market category of the instrument that was bought to open';
+COMMENT ON COLUMN bybit.spread_total.long_symbol IS 'Symbol of the instrument that was bought to open';
+COMMENT ON COLUMN bybit.spread_total.short_channel IS 'Market category of the instrument that was sold to open';
+COMMENT ON COLUMN bybit.spread_total.short_symbol IS 'Symbol of the instrument that was sold to open';
+COMMENT ON COLUMN bybit.spread_total.opened_at IS 'placed_at of the opening, ms since 1970';
+COMMENT ON COLUMN bybit.spread_total.last_close IS 'placed_at of the last close that took from it, ms since 1970; NULL before the first';
+COMMENT ON COLUMN bybit.spread_total.opened IS 'Size at the opening in base coin';
+COMMENT ON COLUMN bybit.spread_total.closed IS 'Size that has been closed, in base coin';
+COMMENT ON COLUMN bybit.spread_total.entry_spread IS 'Price sold less price bought at the opening, in quote coin';
+COMMENT ON COLUMN bybit.spread_total.cash IS 'Flux of the opening and of its share of closes, in quote coin, without fees';
+COMMENT ON COLUMN bybit.spread_total.fee IS 'Fees of the opening and of the closes that name the spread, in quote coin; NULL where none is known';
+COMMENT ON FUNCTION bybit.recount_orders() IS 'Works out bybit.instrument_total, pair_total and spread_total anew from bybit."order". Never needed unless triggers were off.';
+
+COMMENT ON VIEW bybit.spread_history IS 'What could be earned by spreads, second by second, from bybit.quote: one row per direction of each two instruments of a group. Give it a range of quoted_at, or the symbols.';
+COMMENT ON COLUMN bybit.spread_history.quoted_at IS 'The whole second, ms since 1970';
+COMMENT ON COLUMN bybit.spread_history.matching_key IS 'The group of both instruments';
+COMMENT ON COLUMN bybit.spread_history.long_channel IS 'Market category of the instrument that would be bought';
+COMMENT ON COLUMN bybit.spread_history.long_symbol IS 'Symbol of the instrument that would be bought';
+COMMENT ON COLUMN bybit.spread_history.short_channel IS 'Market category of the instrument that would be sold';
+COMMENT ON COLUMN bybit.spread_history.short_symbol IS 'Symbol of the instrument that would be sold';
+COMMENT ON COLUMN bybit.spread_history.long_ask IS 'Best ask of the instrument that would be bought, in quote coin';
+COMMENT ON COLUMN bybit.spread_history.short_bid IS 'Best bid of the instrument that would be sold, in quote coin';
+COMMENT ON COLUMN bybit.spread_history.spread IS 'short_bid - long_ask, in quote coin: a spread opens where this is above 0 (and above costs)';
+COMMENT ON COLUMN bybit.spread_history.spread_bps IS 'spread in basis points of long_ask, in 4 decimals';
+COMMENT ON COLUMN bybit.spread_history.size IS 'Size that could be executed at these prices, the smaller of both, in base coin';
+COMMENT ON COLUMN bybit.spread_history.age_ms IS 'Age of the older of the two books at that second';
+
+COMMENT ON VIEW bybit.gaps IS 'Jumps of the update id in stored order books: deltas that do not follow on the message before them. A window over all messages: about 2 s for a million. With CONSECUTIVE_UPDATES=false ids may jump.';
+COMMENT ON COLUMN bybit.gaps.channel IS 'Market category, as spot or linear';
+COMMENT ON COLUMN bybit.gaps.topic IS 'Topic of the stream, as orderbook.50.BTCUSDT';
+COMMENT ON COLUMN bybit.gaps.ts_orderbook IS 'Time of the matching engine (cts) of the delta after the gap, ms since 1970';
+COMMENT ON COLUMN bybit.gaps.published_at IS 'When the collector received that delta, ms since 1970';
+COMMENT ON COLUMN bybit.gaps.number IS 'number of that delta, see bybit.orderbook_update';
+COMMENT ON COLUMN bybit.gaps.previous_id IS 'Update id (u) of the message before it';
+COMMENT ON COLUMN bybit.gaps.update_id IS 'Update id (u) of that delta';
+COMMENT ON COLUMN bybit.gaps.missing IS 'Updates that are missing between the two';
+COMMENT ON COLUMN bybit.gaps.after_ms IS 'Time from the message before it, by the matching engine''s clock, ms';
 
 COMMENT ON VIEW bybit.open_leftover IS 'Leftovers that are not resolved: each keeps spreads of its pair from being opened';
 COMMENT ON COLUMN bybit.open_leftover.trade_id IS 'Identifies the trade that has left it';

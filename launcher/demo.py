@@ -13,8 +13,9 @@ from typing import Any
 
 import psycopg2
 
-from blackbird.broker.topology import ORDERS, SIGNAL, STORAGE
+from blackbird.broker.topology import ORDERS, QUOTE, SIGNAL, STORAGE
 from config import Config
+from database_manager import Cursor
 from launcher.queues import BrokerUnavailableError, look_up
 from launcher.stop_request import StopRequest
 from launcher.supervisor import Supervisor
@@ -36,13 +37,37 @@ class DemoError(Exception):
 
 
 @dataclass(frozen=True)
+class Pnl:
+    """What the run has earned, in quote coin; what is open is None where it could not be marked."""
+
+    closed: Decimal
+    open_at_mark: Decimal | None
+    fee: Decimal
+    total: Decimal | None
+
+    def cells(self) -> list[tuple[str, str]]:
+        """Return the lines of the table, the fees only where there are any."""
+        fees = [("fees", f"{self.fee:,f}")] if self.fee else []
+        return [
+            ("PnL closed", f"{self.closed:,f}"),
+            ("PnL open at mark", _or_unknown(self.open_at_mark)),
+            *fees,
+            ("PnL total", _or_unknown(self.total)),
+        ]
+
+
+def _or_unknown(amount: Decimal | None) -> str:
+    return "no quotes" if amount is None else f"{amount:,f}"
+
+
+@dataclass(frozen=True)
 class Summary:
     """What one run left in the database."""
 
     messages: int
     rows: int
     orders: dict[str, int]
-    profit: Decimal
+    pnl: Pnl
     exposures: dict[tuple[str, str], Decimal]
     unstored: int
 
@@ -59,7 +84,7 @@ class Summary:
         cells += [(f"orders: {action}", f"{count:,}") for action, count in self.orders.items()]
         if not self.orders:
             cells.append(("orders", "none"))
-        cells.append(("PnL", f"{self.profit:,f}"))
+        cells += self.pnl.cells()
         for (channel, symbol), exposure in self.exposures.items():
             cells.append((f"exposure {channel} {symbol}", f"{exposure:,f}"))
         left = max(len(name) for name, _ in cells)
@@ -156,7 +181,7 @@ async def _finish(supervisor: Supervisor, terminal: Terminal, *, drain: bool, mu
         clean = await supervisor.stop("market_data_collector_service")
         await _wait_until_empty(STORAGE, SIGNAL)
         clean = await supervisor.stop("signal_service") and clean
-        await _wait_until_empty(ORDERS)
+        await _wait_until_empty(ORDERS, QUOTE)
     clean = await supervisor.stop() and clean
     try:
         summary = await asyncio.to_thread(read_summary)
@@ -203,19 +228,31 @@ def read_summary() -> Summary:
             )
             orders = dict(cursor.fetchall())
             cursor.execute(
-                'SELECT channel, symbol_name, sum(flux) FROM bybit."order" GROUP BY 1, 2 ORDER BY 1 DESC, 2'
+                "SELECT channel, symbol_name, exposure FROM bybit.position ORDER BY channel DESC, symbol_name"
             )
-            fluxes = {(channel, symbol): flux for channel, symbol, flux in cursor.fetchall()}
+            exposures = {(channel, symbol): exposure for channel, symbol, exposure in cursor.fetchall()}
+            pnl = _read_pnl(cursor)
     finally:
         connection.close()
     return Summary(
         messages=messages,
         rows=rows,
         orders=orders,
-        profit=sum(fluxes.values(), Decimal(0)),
-        exposures={leg: -flux for leg, flux in fluxes.items()},
+        pnl=pnl,
+        exposures=exposures,
         unstored=unstored,
     )
+
+
+def _read_pnl(cursor: Cursor) -> Pnl:
+    # A pair that cannot be marked leaves the sums without a value, not without the pair.
+    cursor.execute(
+        "SELECT coalesce(sum(closed_pnl + unwound_cash), 0), coalesce(sum(fee), 0),"
+        " CASE WHEN count(*) = count(total) THEN coalesce(sum(open_at_mark), 0) END,"
+        " CASE WHEN count(*) = count(total) THEN coalesce(sum(total), 0) END FROM bybit.pnl"
+    )
+    ((closed, fee, open_at_mark, total),) = cursor.fetchall()
+    return Pnl(closed, open_at_mark, fee, total)
 
 
 async def _first(*coroutines: Coroutine[Any, Any, None]) -> None:

@@ -12,10 +12,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from blackbird.bybit.environment import OrderMode
 from blackbird.engine.execution_store import ExecutionStore
 from blackbird.market.book_message import decode_book
 from blackbird.market.instrument import Instrument
+from blackbird.market.quotes import Quote, quote_of
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.orders import Order
 from blackbird.trading.records import Execution, Record, Refusal
@@ -124,6 +127,31 @@ def test_closed_pnl_and_entry_credit_of_a_recording_are_its_cash(place: Workspac
         leg: (engine.positions[leg], engine.risks[leg]) for leg in (SPOT, PERP)
     }
     assert place.query("SELECT count(*) FROM bybit.execution") == [(1873,)]
+
+    open_ones = "SELECT open_at_mark, total FROM bybit.pnl WHERE entry_credit <> 0"
+    assert set(place.query(open_ones)) == {(None, None)}
+    quotes = {leg: quote_of(leg, book, "a", 1) for leg, book in signal.keeper.books.items()}
+    for quote in quotes.values():
+        row = (7000, quote.channel, quote.symbol, "a", "in sync", quote.bid, 1, quote.ask, 1, 6990, 1)
+        place.query(f"INSERT INTO bybit.quote VALUES ({', '.join(['%s'] * len(row))})", *row)  # noqa: S608
+    closing = sum(
+        spread.quantity * (bid_of(quotes[spread.pair.long]) - ask_of(quotes[spread.pair.short]))
+        for spread in engine.spreads
+    )
+    ((open_at_mark, total),) = place.query("SELECT sum(open_at_mark), sum(total) FROM bybit.pnl")
+    assert open_at_mark == Decimal("90.3569498") + closing
+    assert total == engine.pnl + closing
+    assert round(total, 2) == Decimal("-156.38")
+
+
+def bid_of(quote: Quote) -> Decimal:
+    assert quote.bid is not None
+    return quote.bid
+
+
+def ask_of(quote: Quote) -> Decimal:
+    assert quote.ask is not None
+    return quote.ask
 
 
 def _encoded(message: dict[str, Any]) -> bytes:
@@ -288,6 +316,56 @@ def test_any_mixture_of_closes_is_accounted_for_as_by_the_engine(place: Workspac
         closed, credit, without, cash = totals(place)
         assert without == alone
         assert closed + credit + without == cash == trader.engine.pnl
+        kept = kept_totals(place)
+        place.query("SELECT bybit.recount_orders()")
+        assert kept_totals(place) == kept
+
+
+def kept_totals(place: Workspace) -> list[list[tuple[Any, ...]]]:
+    return [
+        place.query(f"SELECT * FROM bybit.{table} ORDER BY 1, 2, 3, 4")  # noqa: S608 - named here
+        for table in ("instrument_total", "pair_total", "spread_total")
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_totals_are_the_same_however_many_executions_are_stored_at_once(place: Workspace, batch: int) -> None:
+    trader = random_orders(11)
+    store(place, trader.records)
+    at_once = kept_totals(place)
+    place.query('TRUNCATE bybit."order"')
+    assert kept_totals(place) == [[], [], []]
+    for at in range(0, len(trader.records), batch):
+        store(place, trader.records[at : at + batch])
+    assert kept_totals(place) == at_once
+    # What is stored already is not counted again.
+    store(place, trader.records[-50:])
+    assert kept_totals(place) == at_once
+
+
+def test_execution_counts_once_both_its_legs_are_there(place: Workspace) -> None:
+    trader = Trader()
+    trader.open("first", "10", "3")
+    trader.close("first", "4", "1")
+    store(place, trader.records)
+    whole = kept_totals(place)
+    place.query('CREATE TABLE legs AS SELECT * FROM bybit."order"')
+    place.query('TRUNCATE bybit."order"')
+    for kind in ("sell", "buy"):
+        place.query('INSERT INTO bybit."order" SELECT * FROM legs WHERE type = %s', kind)
+    assert kept_totals(place) == whole
+
+
+def test_totals_follow_orders_that_are_changed_or_removed_by_hand(place: Workspace) -> None:
+    trader = Trader()
+    trader.open("first", "10", "3")
+    trader.open("second", "8", "1")
+    store(place, trader.records)
+    place.query("UPDATE bybit.\"order\" SET spread_id = 'other' WHERE spread_id = 'second'")
+    assert [row[0] for row in left_in_view(place)] == ["first", "other"]
+    place.query("DELETE FROM bybit.\"order\" WHERE spread_id = 'other'")
+    assert [row[0] for row in left_in_view(place)] == ["first"]
+    assert place.query("SELECT channel, size FROM bybit.position ORDER BY 1") == [("linear", 3), ("spot", -3)]
 
 
 def test_an_execution_has_both_legs_in_one_row(place: Workspace) -> None:
@@ -300,7 +378,7 @@ def test_an_execution_has_both_legs_in_one_row(place: Workspace) -> None:
 
 
 def test_views_of_an_empty_history_are_empty(place: Workspace) -> None:
-    for view in ("position", "execution", "spread", "open_spread", "pnl"):
+    for view in ("position", "execution", "spread", "open_spread", "pnl", "spread_history", "gaps"):
         assert place.query(f"SELECT * FROM bybit.{view}") == []  # noqa: S608 - named above
 
 

@@ -17,6 +17,7 @@ import termios
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
@@ -685,7 +686,9 @@ def stored(demo_name: str) -> dict[str, str]:
         "messages stored": "SELECT count(*) FROM bybit.orderbook_update",
         "order-book rows": "SELECT count(*) FROM bybit.orderbook",
         "orders: Open Spread": """SELECT count(*) / 2 FROM bybit."order" WHERE action = 'Open Spread'""",
-        "PnL": 'SELECT sum(flux) FROM bybit."order"',
+        "PnL closed": "SELECT sum(closed_pnl) FROM bybit.pnl",
+        "PnL open at mark": "SELECT sum(open_at_mark) FROM bybit.pnl",
+        "PnL total": "SELECT sum(total) FROM bybit.pnl",
         "exposure spot BTCUSDT": """SELECT -sum(flux) FROM bybit."order" WHERE channel = 'spot'""",
         "exposure linear BTCPERP": """SELECT -sum(flux) FROM bybit."order" WHERE symbol_name = 'BTCPERP'""",
     }
@@ -704,6 +707,8 @@ def check_table(output: str, demo_name: str) -> None:
     assert {what: table[what].replace(",", "") for what in expected} == expected
     assert "messages left in the queue" not in table
     assert int(expected["orders: Open Spread"]) > 0
+    parts = Decimal(expected["PnL closed"]) + Decimal(expected["PnL open at mark"])
+    assert parts == Decimal(expected["PnL total"])
 
 
 def test_the_demo_trades_and_its_table_is_what_the_database_holds(
