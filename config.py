@@ -234,7 +234,7 @@ class Servers(_Variables):
 
 
 class Settings(Servers):
-    """The settings of the four services."""
+    """The settings of the services."""
 
     TABLES: ClassVar[dict[str, TableConfig]] = {
         "orderbook": TableConfig(
@@ -336,6 +336,11 @@ class Settings(Servers):
     SPOT_ORDERS_PER_SECOND: int = Field(default=20, ge=1, le=1000)
     PAIR_COOLDOWN_MS: int = Field(default=1000, ge=0, le=3_600_000)
     JOURNAL_PATH: PathFromHere = Field(default=Path("journal"), validate_default=True)
+
+    # Monitor
+    MONITOR_HOST: Text = "127.0.0.1"
+    MONITOR_PORT: Port = 8001
+    MONITOR_ALLOWED_HOSTS: Text = "localhost, 127.0.0.1, ::1"
 
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     LOG_FORMAT: Literal["text", "json"] = "text"
