@@ -104,14 +104,15 @@ class Page:
 
     def _why(
         self, sources: Sources, pairs: Sequence[PairStatus], chosen: Sequence[Any], now_ms: int
-    ) -> list[tuple[str, str, float, bool]]:
+    ) -> list[tuple[str, str, str, float, bool]]:
         rows = []
         for pair in pairs:
             legs = (pair.directions[0].long, pair.directions[0].short)
             key = cards.pair_key(pair)
-            html = self._render("why_row.html", cards.why_row(sources, pair, key, now_ms))
+            row = cards.why_row(sources, pair, key, now_ms)
+            head, rest = self._render("why_head.html", row), self._render("why_rest.html", row)
             heard = cards.row_heard_ms(sources, pair) / 1000
-            rows.append((f"why {key}", html, heard, legs == tuple(chosen)))
+            rows.append((f"why {key}", head, rest, heard, legs == tuple(chosen)))
         return rows
 
     def _render(self, template: str, context: Mapping[str, Any]) -> str:

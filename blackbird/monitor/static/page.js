@@ -1,16 +1,14 @@
 // Puts text into cells, fragments into cards and rows, arrays into charts. Every figure comes formatted from the server.
 "use strict";
 const root = document.documentElement, $ = (id) => document.getElementById(id);
-const STALE_SECONDS = 1.5;
-const colour = {};
+const STALE_SECONDS = 1.5, colour = {};
 function readColours() {
   const style = getComputedStyle(root);
   for (const name of ["a", "b", "up", "soft", "grid", "ink", "card"]) colour[name] = style.getPropertyValue("--" + name).trim();
 }
 readColours();
 
-const font = "11px Inter, system-ui, sans-serif";
-const utc = (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC");
+const font = "11px Inter, system-ui, sans-serif", utc = (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC");
 const axis = (more) => ({ stroke: () => colour.soft, grid: { stroke: () => colour.grid, width: 1 }, ticks: { show: false }, font, ...more });
 const faded = (name, alpha) => () => colour[name] + Math.round(alpha * 255).toString(16).padStart(2, "0");
 const minus = (text) => String(text).replace("-", "\u2212");
@@ -20,8 +18,7 @@ let marks = [], entry = null;
 // Opens are triangles that point up, closes point down; several in one column of pixels become one with a count.
 function drawMarks(u) {
   const { ctx, bbox } = u, ratio = devicePixelRatio, cells = new Map();
-  ctx.save();
-  ctx.beginPath(); ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height); ctx.clip();
+  ctx.save(); ctx.beginPath(); ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height); ctx.clip();
   if (entry != null) {
     const y = Math.round(u.valToPos(entry, "y", true));
     ctx.strokeStyle = colour.a; ctx.setLineDash([4 * ratio, 4 * ratio]); ctx.lineWidth = ratio;
@@ -82,24 +79,29 @@ function putCharts(data) {
 const shown = new Map();
 function changed(key, value) { return shown.get(key) !== value && shown.set(key, value); }
 
-// Rows by their ids: only those that changed are written, and all of them where others came or went.
+// Rows by their ids: what changed is written, and all of them where others came or went. The head of a row, with its
+// link, stays as it is when the rest changes: else a click would miss it.
 function putRows(id, rows) {
   const body = $(id);
   if (changed("rows " + id, rows.map((row) => row[0]).join())) {
     body.replaceChildren(...rows.map(([name]) => { const row = document.createElement("tr"); row.id = name; shown.delete(name); return row; }));
   }
-  rows.forEach(([name, html, at, kind], number) => {
+  rows.forEach(([name, head, tail, at, chosen], number) => {
     const row = body.children[number];
-    if (changed(name, html)) { row.innerHTML = html; row.hidden = !found(row); }
-    row.dataset.at = at; row.classList.toggle("chosen", kind);
+    if (changed(name, head)) { row.innerHTML = head; shown.delete(name + " tail"); }
+    if (changed(name + " tail", tail)) {
+      while (row.children.length > 2) row.lastChild.remove();
+      row.insertAdjacentHTML("beforeend", tail); row.hidden = !found(row);
+    }
+    row.dataset.at = at; row.classList.toggle("chosen", chosen);
   });
 }
 const found = (row) => row.textContent.toLowerCase().includes($("find").value.trim().toLowerCase());
 $("find").addEventListener("input", () => { for (const row of $("why").children) row.hidden = !found(row); });
 
 function put(state) {
-  if (changed("version", state.version) && shown.has("loaded")) location.reload();
-  shown.set("loaded", true);
+  if (shown.has("version") && shown.get("version") !== state.version) location.reload();
+  shown.set("version", state.version);
   document.title = state.title;
   $("mode").textContent = state.mode; $("mode").className = "mode " + state.mode;
   for (const [key, html] of Object.entries(state.html)) if (changed(key, html)) $(key).innerHTML = html;

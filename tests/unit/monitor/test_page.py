@@ -17,7 +17,7 @@ from blackbird.monitor.history import History
 from blackbird.monitor.page import Page, find_pair
 from blackbird.monitor.queues import QueueDepth, QueueWatch
 from blackbird.monitor.reasons import sentence
-from blackbird.monitor.sources import Rules, Sources, base_coin
+from blackbird.monitor.sources import Pnl, Rules, Sources, base_coin
 from blackbird.status.messages import Status, WhyNot
 from tests.support import statuses
 
@@ -55,7 +55,7 @@ def test_the_pnl_is_split_and_adds_up() -> None:
     pnl = sources().pnl()
     assert pnl is not None
     # 577.88 of cash, of it 40.5 credit of what is open; closing 1.5 costs 26.30 each now.
-    assert pnl == (D("537.38"), D("40.5") - D("26.30") * D("1.5"), 0, D("538.43"), D(5_709_000))
+    assert pnl == Pnl(D("537.38"), D("40.5") - D("26.30") * D("1.5"), D(0), D("538.43"), D(5_709_000))
     html = snapshot(sources())["html"]["pnl-now"]
     shown = {
         "total": "+538.43",
@@ -116,7 +116,7 @@ def test_every_reason_has_a_sentence(why: WhyNot) -> None:
 
 
 def test_the_risk_limit_is_named_with_its_figures() -> None:
-    html = snapshot(sources())["rows"]["why"][0][1]
+    html = snapshot(sources())["rows"]["why"][0][2]
     assert "the next open of 0.981 would pass 1,000,000; +26.19 is over the entry" in html
 
 
