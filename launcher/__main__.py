@@ -1,4 +1,4 @@
-"""Start the servers, then the four services, and show in one terminal what they log.
+"""Start the servers, then the services, and show in one terminal what they log.
 
 Behind ./start_microservice.sh. Before setup.sh has made or updated the environment this runs on the standard
 library alone, perhaps the system's; afterwards it replaces itself by the same command in the environment.
@@ -32,6 +32,8 @@ SERVICES = (
     "signal_service",
     "trading_engine_service",
 )
+
+MONITOR = "monitor_service"
 
 # The demo trades only on the local exchange's market, whatever the settings for the real one are.
 DEMO_SWITCHES = {"DUMP_ORDERBOOK_TO_DB": "true", "DUMP_ORDER_TO_DB": "true", "REAL_ORDER_SENDING": "false"}
@@ -70,6 +72,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         " alive to the end and trades were stored",
     )
     parser.add_argument(
+        "--monitor",
+        action=argparse.BooleanOptionalAction,
+        help="show a page of what happens at http://127.0.0.1:8001 (MONITOR_PORT); nothing depends on it."
+        " The demo has it unless --no-monitor is given",
+    )
+    parser.add_argument(
         "--windows",
         action="store_true",
         help="show each service's log in a tmux window of its own instead of here",
@@ -89,6 +97,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if parsed.seconds is not None and not parsed.demo:
         parser.error("--seconds goes with --demo only")
+    if parsed.monitor is None:
+        parsed.monitor = parsed.demo
     return parsed
 
 
@@ -192,6 +202,16 @@ def service_programs() -> list[Program]:
     return [Program(name, (str(PYTHON), str(ROOT / f"{name}.py"))) for name in SERVICES]
 
 
+def monitor_program() -> tuple[Program, str]:
+    """Return the monitor, on the next free port where its own is taken, and where its page is."""
+    from launcher.preflight import free_monitor_port  # noqa: PLC0415 - needs the environment
+
+    host, port = free_monitor_port()
+    os.environ["MONITOR_PORT"] = str(port)
+    command = (str(PYTHON), str(ROOT / f"{MONITOR}.py"))
+    return Program(MONITOR, command, optional=True), f"to look at it: http://{host}:{port}"
+
+
 def exchange_program() -> tuple[Program, str]:
     """Return the local exchange on a free port, and what it plays; have the collector stream from there."""
     from launcher.preflight import port_is_free  # noqa: PLC0415 - needs the environment
@@ -251,11 +271,16 @@ def start_in_environment(options: argparse.Namespace, logs: Path, programs: Sequ
         return _fail(error)
     if options.demo and not options.no_setup and (status := asyncio.run(run_setup("reset", "--yes"))):
         return status
-    programs = service_programs() if programs is None else programs
+    monitored = options.monitor and programs is None
+    programs = list(service_programs() if programs is None else programs)
     if options.demo:
         exchange, market = exchange_program()
         programs = [exchange, *programs]
         notices.append(market)
+    if monitored:
+        monitor, where = monitor_program()
+        programs = [*programs, monitor]
+        notices.append(where)
     return asyncio.run(
         launch(
             programs,

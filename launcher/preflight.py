@@ -37,6 +37,13 @@ def check_collector_port() -> None:
         )
 
 
+def free_monitor_port() -> tuple[str, int]:
+    """Return where the monitor can listen: on its port, or on the next one that is free."""
+    host, port = Config.MONITOR_HOST, Config.MONITOR_PORT
+    free = next((each for each in range(port, port + 100) if port_is_free(host, each)), port)
+    return host, free
+
+
 def port_is_free(host: str, port: int) -> bool:
     """Return whether a server could listen on the port."""
     with socket.socket() as server:

@@ -39,10 +39,14 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Program:
-    """What is kept running, and the name that marks its lines and its log file."""
+    """What is kept running, and the name that marks its lines and its log file.
+
+    The others do not depend on an `optional` one: whatever becomes of it, they go on.
+    """
 
     name: str
     command: tuple[str, ...]
+    optional: bool = False
 
 
 class _Output(asyncio.SubprocessProtocol):
@@ -87,6 +91,7 @@ class Child:
         restart: bool,
     ) -> None:
         self._program = program
+        self.optional = program.optional
         self._say = say
         self._on_lines = on_lines
         self._restart = restart
@@ -208,17 +213,22 @@ class Supervisor:
             program,
             self.say,
             lambda lines: self._on_lines(program.name, lines),
-            restart=self._restart,
+            # What nothing depends on may be restarted in a demo, too.
+            restart=self._restart or program.optional,
         )
 
     async def stop(self, *names: str) -> bool:
-        """End the named programs (default: all) at the same time; return whether each ended cleanly."""
+        """End the named programs (default: all) at the same time.
+
+        Returns whether each ended cleanly, optional ones left out.
+        """
         children = [self._children[name] for name in names or self._children if name in self._children]
-        return all(await asyncio.gather(*(child.stop() for child in children)))
+        clean = await asyncio.gather(*(child.stop() for child in children))
+        return all(ended or child.optional for child, ended in zip(children, clean, strict=True))
 
     async def wait_until_one_gives_up(self) -> None:
-        """Return when a program has ended by itself and is not restarted."""
-        waits = [asyncio.ensure_future(child.gave_up.wait()) for child in self._children.values()]
+        """Return when a program that others depend on has ended by itself and is not restarted."""
+        waits = [asyncio.ensure_future(child.gave_up.wait()) for child in self._required()]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -227,11 +237,14 @@ class Supervisor:
 
     def any_gave_up(self) -> bool:
         """Return whether a program has ended by itself and is not restarted."""
-        return any(child.gave_up.is_set() for child in self._children.values())
+        return any(child.gave_up.is_set() for child in self._required())
 
     def any_invalid_setting(self) -> bool:
         """Return whether a program has ended because of an invalid setting."""
-        return any(child.invalid_setting for child in self._children.values())
+        return any(child.invalid_setting for child in self._required())
+
+    def _required(self) -> list[Child]:
+        return [child for child in self._children.values() if not child.optional]
 
     def close(self) -> None:
         """Close the log files."""

@@ -26,7 +26,7 @@ import pytest
 
 from blackbird import __version__
 from config import Config
-from launcher.__main__ import SERVICES
+from launcher.__main__ import MONITOR, SERVICES
 from launcher.queues import QueueState, look_up
 from tests.support.workspace import Workspace, free_port, management
 
@@ -380,6 +380,35 @@ def test_log_files_are_rotated_and_only_so_many_kept(tmp_path: Path) -> None:
     assert numbers == list(range(numbers[0], numbers[-1] + 1))
 
 
+OPTIONAL = """
+import asyncio, os, sys
+from pathlib import Path
+from launcher.supervisor import Program, Supervisor
+from launcher.terminal import Terminal
+
+async def supervise(logs, dying, lasting):
+    terminal = Terminal(5, lambda: None, os.open(os.devnull, os.O_WRONLY))
+    supervisor = Supervisor(terminal, logs, restart=False)
+    supervisor.start(Program("extra", (sys.executable, "-c", dying), optional=True))
+    supervisor.start(Program("needed", (sys.executable, "-c", lasting)))
+    log = logs / "launcher.log"
+    while log.read_text().count("extra ended with exit status 3") < 2 or not (logs / "needed.log").exists():
+        await asyncio.sleep(0.02)
+    assert not supervisor.any_gave_up()
+    assert await supervisor.stop()
+    supervisor.close()
+    terminal.close()
+
+asyncio.run(supervise(Path(sys.argv[1]), *sys.argv[2:]))
+"""
+
+
+def test_a_program_that_nothing_depends_on_may_die_and_is_restarted(tmp_path: Path) -> None:
+    (tmp_path / "launcher.log").touch()
+    command = python(OPTIONAL, str(tmp_path), "raise SystemExit(3)", OBEDIENT)
+    subprocess.run(command, env=environment(), check=True, timeout=30)
+
+
 def test_a_second_launcher_on_the_same_log_files_is_refused(run: Run, tmp_path: Path) -> None:
     run.start({"one": python(OBEDIENT)})
     pid = run.pid_of("one")
@@ -425,7 +454,7 @@ def test_help_names_every_option(tmp_path: Path) -> None:
         [START, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False
     )
     assert answer.returncode == 0
-    for option in ("--demo", "--seconds", "--windows", "--logs", "--no-setup", "--version"):
+    for option in ("--demo", "--seconds", "--monitor", "--windows", "--logs", "--no-setup", "--version"):
         assert option in answer.stdout
 
 
@@ -573,7 +602,7 @@ def fresh(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, folder)
     for package in ("launcher", "blackbird"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in SERVICES:
+    for name in (*SERVICES, MONITOR):
         (folder / f"{name}.py").write_text(OBEDIENT)
     setup = folder / "setup.sh"
     setup.write_text(
@@ -727,9 +756,10 @@ def test_the_demo_trades_and_its_table_is_what_the_database_holds(
     )
     assert demo.returncode == 0, demo.stdout + demo.stderr
     check_table(demo.stdout, demo_name)
-    for name in ("local_exchange", *SERVICES):
+    for name in ("local_exchange", *SERVICES, MONITOR):
         assert (logs / f"{name}.log").stat().st_size > 0
-    assert len(re.findall(r"started, pid", demo.stdout)) == 5
+    assert len(re.findall(r"started, pid", demo.stdout)) == 6
+    assert re.search(r"to look at it: http://127\.0\.0\.1:\d+", demo.stdout)
 
 
 def test_control_c_ends_the_demo_with_its_table_and_without_a_warning(

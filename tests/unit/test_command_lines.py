@@ -12,7 +12,7 @@ import pytest
 
 from blackbird import __version__
 from blackbird.runtime.process import EXIT_INVALID_SETTING
-from launcher.__main__ import SERVICES
+from launcher.__main__ import MONITOR, SERVICES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def call(service: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, MONITOR])
 def test_help_is_shown_and_nothing_is_started(service: str) -> None:
     answer = call(service, "--help")
     assert (answer.returncode, answer.stderr) == (0, "")
