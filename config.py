@@ -340,7 +340,7 @@ class Settings(Servers):
     # Monitor
     MONITOR_HOST: Text = "127.0.0.1"
     MONITOR_PORT: Port = 8001
-    MONITOR_ALLOWED_HOSTS: Text = "localhost, 127.0.0.1, ::1"
+    MONITOR_ALLOWED_HOSTS: Text = "localhost,127.0.0.1,::1"
 
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     LOG_FORMAT: Literal["text", "json"] = "text"

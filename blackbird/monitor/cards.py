@@ -293,6 +293,9 @@ def pnl(sources: Sources) -> Context:
         "without": figure(without, 2, signed=True),
         "has_fees": bool(found.fees),
         "unpriced": found.marked is None,
+        "without_spread": figure(engine.cash_without_spread, 2, signed=True)
+        if engine.cash_without_spread
+        else "",
     }
 
 

@@ -243,7 +243,8 @@ def _pnl(sources: Sources, engine: EngineStatus) -> Iterator[Metric]:
     for pair in engine.pairs:
         group = _group(groups, pair.long, pair.short)
         spreads[group] = spreads.get(group, 0) + pair.open_spreads
-        closed[group] = closed.get(group, ZERO) + EXACT.subtract(pair.cash, pair.credit)
+        gone = EXACT.add(pair.credit, pair.cash_without_spread)
+        closed[group] = closed.get(group, ZERO) + EXACT.subtract(pair.cash, gone)
         exit_price = sources.board.exit_price(pair.long, pair.short)
         if not pair.quantity:
             marked.setdefault(group, ZERO)

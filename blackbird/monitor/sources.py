@@ -57,7 +57,8 @@ class Sources(NamedTuple):
         """Return the PnL as it is now, None before the trading engine was heard.
 
         Closed is what is no longer open has brought; open at mark is what closing the rest at the best prices
-        would add; fees are those of the settings on all that was traded, for no fee is in the cash.
+        would add; cash of positions that no spread accounts for is in neither. Fees are those of the settings
+        on all that was traded, for no fee is in the cash.
         """
         status = self.board.statuses.get("engine")
         if status is None or status.engine is None:
@@ -76,7 +77,7 @@ class Sources(NamedTuple):
             (value * self.rules.taker_fees.get(channel, ZERO) for channel, value in engine.turnover.items()),
             ZERO,
         )
-        closed = EXACT.subtract(engine.pnl, engine.credit)
+        closed = EXACT.subtract(engine.pnl, EXACT.add(engine.credit, engine.cash_without_spread))
         total = None if marked is None else closed + marked - fees
         return Pnl(closed, marked, fees, total, sum(engine.turnover.values(), ZERO))
 

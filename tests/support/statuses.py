@@ -184,8 +184,9 @@ def engine(groups: int = 1) -> EngineStatus:
         legs=held,
         pnl=D("577.88"),
         credit=D("40.5"),
+        cash_without_spread=D(0),
         turnover={"spot": D(2_855_000), "linear": D(2_854_000)},
-        pairs=[PairTotals(perp, spot, D("577.88"), D("40.5"), D("1.5"), 2, D(5_709_000), 56, 64)],
+        pairs=[PairTotals(perp, spot, D("577.88"), D("40.5"), D(0), D("1.5"), 2, D(5_709_000), 56, 64)],
         spreads_open=2,
         open_spreads=[
             OpenSpreadStatus("4c1e0001", perp, spot, D("27.09"), D("0.5"), D(2), now_ms() - 122_000),
