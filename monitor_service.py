@@ -37,7 +37,7 @@ from blackbird.monitor.metrics import Metrics
 from blackbird.monitor.page import Page
 from blackbird.monitor.page_feed import PageFeed
 from blackbird.monitor.queues import QueueWatch
-from blackbird.monitor.sources import STALE_SECONDS, Rules, Sources
+from blackbird.monitor.sources import Rules, Sources
 from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.process import parse_arguments, run_service
 from blackbird.runtime.throttled_log import ThrottledLog
@@ -167,7 +167,7 @@ class MonitorService:
             if now // 1000 == self._sampled:
                 continue
             self._sampled = now // 1000
-            fresh = now - STALE_SECONDS * 1000
+            fresh = now - self._sources().stale_seconds * 1000
             if self._board.published_ms("signal") < fresh:
                 continue
             for (long, short), direction in self._board.directions.items():

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks and tests: ./setup.sh, then ruff, mypy, the import rules and pytest, which gets all arguments.
+# Checks and tests: ./setup.sh and what the tests alone need, then ruff, mypy, the import rules and pytest, which gets all arguments.
 #   ./run_tests.sh                      everything but what is marked slow or soak
 #   ./run_tests.sh tests/system/test_launcher.py -k restart
 #   ./run_tests.sh -m slow
@@ -25,6 +25,7 @@ unset BLACKBIRD_CLEAN
 exec </dev/null
 
 ./setup.sh
+deploy/infrastructure/test_tools.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy

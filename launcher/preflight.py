@@ -40,7 +40,8 @@ def check_collector_port() -> None:
 def free_monitor_port() -> tuple[str, int]:
     """Return where the monitor can listen: on its port, or on the next one that is free."""
     host, port = Config.MONITOR_HOST, Config.MONITOR_PORT
-    free = next((each for each in range(port, port + 100) if port_is_free(host, each)), port)
+    ports = (each for each in range(port, port + 100) if each != Config.COLLECTOR_PORT)
+    free = next((each for each in ports if port_is_free(host, each)), port)
     return host, free
 
 

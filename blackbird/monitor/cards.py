@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,7 @@ from blackbird.market.instrument import Instrument
 from blackbird.market.order_book import LevelView
 from blackbird.monitor.board import SERVICES
 from blackbird.monitor.reasons import ALARMING, better, sentence
-from blackbird.monitor.sources import STALE_SECONDS, Sources, base_coin, basis_points
+from blackbird.monitor.sources import Sources, base_coin, basis_points
 from blackbird.monitor.text import (
     NOTHING,
     clock,
@@ -21,7 +22,7 @@ from blackbird.monitor.text import (
     figure,
     milliseconds,
     percent,
-    price,
+    places_of,
     size,
 )
 from blackbird.status.messages import (
@@ -34,10 +35,10 @@ from blackbird.status.messages import (
     Status,
     WhyNot,
 )
-from blackbird.trading.orders import OPEN_SPREAD
+from blackbird.trading.orders import ACK, OPEN_SPREAD
 
 LEVELS = 5
-OPEN_SPREADS = 12
+OPEN_SPREADS = 9
 ORDERS_SHOWN = 15
 Context = dict[str, Any]
 
@@ -122,7 +123,7 @@ def troubles(sources: Sources, now_ms: int) -> list[str]:
     """Return in words what is not as it should be, for the head of "Why is it not trading?"."""
     found = []
     for name, at in service_times(sources).items():
-        if now_ms - at > STALE_SECONDS * 1000:
+        if now_ms - at > sources.stale_seconds * 1000:
             when = f"not heard for {duration((now_ms - at) / 1000)}" if at else "not heard yet"
             found.append(f"{name}: {when}")
     for name, status in sources.board.statuses.items():
@@ -197,9 +198,10 @@ def spread_now(sources: Sources, pair: PairStatus | None) -> Context:
     """Return both directions of the pair, the one that is mostly better first."""
     if pair is None:
         return {"directions": []}
+    places = places_of(*(direction.spread for direction in pair.directions))
     return {
         "directions": [
-            _direction(sources, direction, letter)
+            _direction(sources, direction, letter, places)
             for letter, direction in zip("ab", ordered(sources, pair), strict=True)
         ],
         "rule": _closing_rule(sources),
@@ -216,7 +218,7 @@ def ordered(sources: Sources, pair: PairStatus) -> Sequence[Direction]:
     return (one, other) if (one.long, one.short) == main else (other, one)
 
 
-def _direction(sources: Sources, direction: Direction, letter: str) -> Context:
+def _direction(sources: Sources, direction: Direction, letter: str, places: int) -> Context:
     long, short = direction.long, direction.short
     book = sources.board.books.get(long)
     ask = None if book is None else book.ask
@@ -226,9 +228,9 @@ def _direction(sources: Sources, direction: Direction, letter: str) -> Context:
         "letter": letter,
         "title": _direction_title(long, short),
         "formula": f"bid {short.symbol} − ask {long.symbol}",
-        "spread": figure(spread, signed=True),
+        "spread": figure(spread, places, signed=True),
         "bp": figure(basis_points(spread, ask) if spread is not None and ask else None, 2, signed=True),
-        "after": figure(edge, signed=True),
+        "after": figure(edge, max(places, places_of(entry)), signed=True),
         "size": figure(direction.size),
         "entry": figure(entry),
         "over": edge is not None and edge > 0,
@@ -404,9 +406,13 @@ def _book(sources: Sources, leg: Instrument) -> Context:
     book = sources.board.books.get(leg)
     ladder = sources.board.ladders.get(leg)
     sides: list[list[Context | None]] = []
-    for levels in (ladder.bids, ladder.asks) if ladder is not None else ((), ()):
+    both: Sequence[Sequence[LevelView]] = ((), ()) if ladder is None else (ladder.bids, ladder.asks)
+    places = places_of(*(level[0] for levels in both for level in levels[:LEVELS]))
+    for levels in both:
         largest = max((level[1] for level in levels), default=ZERO)
-        shown: list[Context | None] = [_level(LevelView(*level), largest) for level in levels[:LEVELS]]
+        shown: list[Context | None] = [
+            _level(LevelView(*level), largest, places) for level in levels[:LEVELS]
+        ]
         sides.append(shown + [None] * (LEVELS - len(shown)))
     return {
         "name": name_of(leg),
@@ -418,9 +424,9 @@ def _book(sources: Sources, leg: Instrument) -> Context:
     }
 
 
-def _level(level: LevelView, largest: Decimal) -> Context:
+def _level(level: LevelView, largest: Decimal, places: int) -> Context:
     return {
-        "price": price(level.price),
+        "price": figure(level.price, places),
         "size": figure(level.size),
         "left": figure(level.remaining),
         "taken": level.remaining < level.size,
@@ -435,13 +441,19 @@ def last_orders(sources: Sources) -> Context:
     """Return the newest answered orders, and how many there were by action and answer."""
     signal, engine = _signal(sources), _engine(sources)
     answers: Mapping[str, Mapping[str, int]] = {} if engine is None else engine.answers
-    totals = [
-        f"{action or 'other'}: {SHORT_ANSWERS.get(answer, answer)} {number:,}"
-        for action, by_answer in answers.items()
-        for answer, number in by_answer.items()
-    ]
+    executed = [f"{by_answer[ACK]:,} x {action}" for action, by_answer in answers.items() if ACK in by_answer]
+    refused: Counter[str] = Counter()
+    for action in filter(None, answers):
+        for answer, number in answers[action].items():
+            if answer != ACK:
+                refused[SHORT_ANSWERS.get(answer, answer)] += number
+    totals = [*executed, *(f"{number:,} refused: {answer}" for answer, number in refused.items())]
     orders = [] if signal is None else signal.orders[: -ORDERS_SHOWN - 1 : -1]
-    return {"rows": [_order(order) for order in orders], "totals": ", ".join(totals)}
+    return {
+        "rows": [_order(order) for order in orders],
+        "totals": ", ".join(totals),
+        "many": len({pair.group for pair in sources.board.pairs}) > 1,
+    }
 
 
 def _order(order: OrderStatus) -> Context:

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
 from blackbird.monitor import cards
-from blackbird.monitor.sources import STALE_SECONDS, Sources
+from blackbird.monitor.sources import Sources
 from blackbird.status.histogram import BUCKETS, Counts
 from blackbird.status.messages import CollectorStatus, EngineStatus, SignalStatus, Status, StorageStatus
 
@@ -50,7 +50,7 @@ class Metrics:
         yield from _queues(sources)
         yield from _database(sources)
         for status in sources.board.statuses.values():
-            if now - status.published_ms > FORGET_SECONDS * 1000:
+            if now - status.published_ms > max(FORGET_SECONDS, sources.stale_seconds) * 1000:
                 continue
             if status.collector is not None:
                 yield from _collector(status.collector)
@@ -89,11 +89,11 @@ def _total(name: str, text: str, value: float) -> CounterMetricFamily:
 
 def _health(sources: Sources, now: int) -> Iterator[Metric]:
     up = _gauge(
-        "service_up", "Whether the part was heard within 1.5 s (broker and database: answered).", ["service"]
+        "service_up", "Whether the part was heard a moment ago (broker and database: answered).", ["service"]
     )
     age = _gauge("status_age_seconds", "How long ago the part was last heard.", ["service"])
     for name, at in cards.service_times(sources).items():
-        up.add_metric([name], float(now - at <= STALE_SECONDS * 1000))
+        up.add_metric([name], float(now - at <= sources.stale_seconds * 1000))
         if at:
             age.add_metric([name], max(now - at, 0) / 1000)
     yield up

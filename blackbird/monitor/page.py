@@ -52,6 +52,7 @@ class Page:
         seen = cards.service_times(sources)
         state = {
             "now": now_ms / 1000,
+            "stale_after": sources.stale_seconds,
             "version": self._version,
             "mode": sources.board.mode,
             "title": " · ".join(filter(None, (sources.board.mode, "Blackbird"))),

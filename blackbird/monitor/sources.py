@@ -14,7 +14,9 @@ from blackbird.monitor.history import History
 from blackbird.monitor.queues import QueueWatch
 
 # What is older than this is shown as old: looked at every quarter of a second, it is so within two seconds.
+# Where the services publish more seldom (STATUS_INTERVAL_MS), it is three times as long as they pause.
 STALE_SECONDS = 1.5
+INTERVALS = 3
 _BASIS_POINTS = Decimal(10_000)
 
 
@@ -52,6 +54,12 @@ class Sources(NamedTuple):
     queues: QueueWatch
     rules: Rules
     facts: Facts | None  # None before the database was read
+
+    @property
+    def stale_seconds(self) -> float:
+        """How old a figure may be before it is shown as old."""
+        intervals = [status.interval_seconds for status in self.board.statuses.values()]
+        return max([STALE_SECONDS, *(INTERVALS * interval for interval in intervals)])
 
     def pnl(self) -> Pnl | None:
         """Return the PnL as it is now, None before the trading engine was heard.

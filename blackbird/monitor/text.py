@@ -32,9 +32,10 @@ def figure(value: Decimal | None, places: int | None = None, *, signed: bool = F
     return shown.replace("-", MINUS)
 
 
-def price(value: Decimal | None) -> str:
-    """Return a price with every digit that was sent."""
-    return NOTHING if value is None else f"{value:,f}".replace("-", MINUS)
+def places_of(*values: Decimal | None) -> int:
+    """Return how many decimal places the longest of these has: figures below each other have the same."""
+    exponents = [value.normalize().as_tuple().exponent for value in values if value is not None]
+    return max([0, *(-exponent for exponent in exponents if isinstance(exponent, int))])
 
 
 def count(value: float | None, places: int = 0) -> str:

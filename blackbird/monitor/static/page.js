@@ -1,7 +1,7 @@
 // Puts text into cells, fragments into cards and rows, arrays into charts. Every figure comes formatted from the server.
 "use strict";
 const root = document.documentElement, $ = (id) => document.getElementById(id);
-const STALE_SECONDS = 1.5, colour = {};
+const colour = {};
 function readColours() {
   const style = getComputedStyle(root);
   for (const name of ["a", "b", "up", "soft", "grid", "ink", "card"]) colour[name] = style.getPropertyValue("--" + name).trim();
@@ -111,7 +111,7 @@ function put(state) {
 
 // Ages are by the times inside the data, on the server's clock: `shift` is this page's clock less the server's, by the
 // message that took the least time.
-let shift = Infinity, written = 0, source = null;
+let shift = Infinity, written = 0, staleAfter = 1.5, source = null;
 const serverTime = () => performance.now() / 1e3 - shift;
 function words(seconds) {
   if (seconds < 60) return Math.max(0, seconds).toFixed(1) + " s";
@@ -122,15 +122,15 @@ function showAges() {
   if (!written) return;
   const now = serverTime();
   for (const each of document.querySelectorAll("[data-at]")) {
-    const seconds = now - each.dataset.at, age = each.querySelector(".age"), stale = seconds > STALE_SECONDS;
+    const seconds = now - each.dataset.at, age = each.querySelector(".age"), stale = seconds > staleAfter;
     each.classList.toggle("stale", stale);
     if (age) age.textContent = words(seconds) + (each.matches(".dot") ? "" : " old");
   }
   for (const each of document.querySelectorAll("[data-since]")) each.textContent = words(now - each.dataset.since);
   const seconds = now - written;
-  document.body.classList.toggle("old", seconds > STALE_SECONDS);
+  document.body.classList.toggle("old", seconds > staleAfter);
   $("age").textContent = words(seconds);
-  if (seconds > STALE_SECONDS) $("old").textContent = `Nothing heard from the monitor for ${words(seconds)}: the figures below are old.`;
+  if (seconds > staleAfter) $("old").textContent = `Nothing heard from the monitor for ${words(seconds)}: the figures below are old.`;
 }
 
 // A hidden tab closes its stream: a browser opens six connections to a server, and a seventh tab would stay blank.
@@ -140,7 +140,7 @@ function listen() {
   source.onopen = () => { shift = Infinity; };
   source.addEventListener("snapshot", (event) => {
     const state = JSON.parse(event.data);
-    written = state.now; shift = Math.min(shift, performance.now() / 1e3 - state.now);
+    written = state.now; staleAfter = state.stale_after; shift = Math.min(shift, performance.now() / 1e3 - state.now);
     put(state); showAges();
   });
   source.addEventListener("charts", (event) => putCharts(JSON.parse(event.data)));

@@ -22,7 +22,6 @@ from blackbird.status.messages import Status, WhyNot
 from tests.support import statuses
 
 D = Decimal
-NOW = statuses.now_ms()
 FREE = Rules("seed", {}, D(0), 10_000)
 FEES = Rules("signed", {"spot": D("0.0001"), "linear": D("0.0002")}, D(0), 10_000)
 
@@ -36,9 +35,9 @@ def sources(*given: Status, rules: Rules = FREE, groups: int = 1) -> Sources:
     for status in given or statuses.all_statuses(groups).values():
         board.receive(msgspec.json.encode(status))
     queues = QueueWatch(no_session)
-    queues.seen_ms = NOW
+    queues.seen_ms = statuses.now_ms()
     queues.depths = {"storage": QueueDepth(3, 1), "storage.dead": QueueDepth(2, 0)}
-    facts = Facts(NOW, False, [], {"order": 8192}, 71 * 10**9, 252 * 10**9, 6.4e9)
+    facts = Facts(statuses.now_ms(), False, [], {"order": 8192}, 71 * 10**9, 252 * 10**9, 6.4e9)
     return Sources(board, History(), queues, rules, facts)
 
 
@@ -102,7 +101,7 @@ def test_a_group_is_hedged_when_its_positions_add_up_to_nothing() -> None:
 
 def test_both_directions_are_shown_with_price_and_basis_points() -> None:
     html = snapshot(sources())["html"]["spread-now"]
-    assert figures(html) == {"spread a": "+26.19", "spread b": "−26.3"}
+    assert figures(html) == {"spread a": "+26.19", "spread b": "−26.30"}
     assert "+4.25" in html
     assert "sell spot, buy linear" in html
 

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from blackbird.monitor.text import clock, duration, figure, milliseconds, price, size
+from blackbird.monitor.text import clock, duration, figure, milliseconds, places_of, size
 
 D = Decimal
 
@@ -37,11 +37,14 @@ def test_a_signed_figure_has_a_plus_only_above_zero() -> None:
 
 
 def test_no_figure_is_a_dash() -> None:
-    assert figure(None) == price(None) == size(None) == milliseconds(None) == "–"
+    assert figure(None) == size(None) == milliseconds(None) == "–"
 
 
-def test_a_price_keeps_the_digits_that_were_sent() -> None:
-    assert price(D("61686.00")) == "61,686.00"
+def test_figures_below_each_other_have_the_places_of_the_longest() -> None:
+    prices = [D("61686.10"), D("61686"), D("6E+4")]
+    assert places_of(*prices, None) == 1
+    assert [figure(each, 1) for each in prices] == ["61,686.1", "61,686.0", "60,000.0"]
+    assert places_of() == 0
 
 
 @pytest.mark.parametrize(

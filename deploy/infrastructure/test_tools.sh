@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Brings what only tests need: a browser for the page, and Prometheus for the metrics and their dashboard. Neither is
+# required: where they cannot be installed the tests that want them are skipped, with the reason.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+# shellcheck source=deploy/infrastructure/settings.sh
+. "$here/deploy/infrastructure/settings.sh"
+# shellcheck source=deploy/infrastructure/machine.sh
+. "$here/deploy/infrastructure/machine.sh"
+# shellcheck source=deploy/infrastructure/metrics.sh
+. "$here/deploy/infrastructure/metrics.sh"
+
+missing=()
+command -v chromium >/dev/null || missing+=(chromium fonts-inter)
+command -v prometheus >/dev/null || missing+=(prometheus)
+[ ${#missing[@]} -gt 0 ] || exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+  say "the tests of page and metrics are skipped: ${missing[*]} cannot be installed without root and apt"
+  exit 0
+fi
+mkdir -p "$here/.tools"
+(apt_install "${missing[@]}") || say "the tests of page and metrics are skipped: ${missing[*]} could not be installed"
+disable_packaged_prometheus
