@@ -16,11 +16,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 
-COMMANDS = ("setup.sh", "start_microservice.sh", "run_tests.sh", ".ci/run")
+COMMANDS = (
+    "setup.sh",
+    "start_microservice.sh",
+    "run_tests.sh",
+    ".ci/run",
+    "deploy/infrastructure/test_tools.sh",
+)
 FILES = (
     *COMMANDS,
     "market_data_collector_service.py",
     "data_storage_service.py",
+    "monitor_service.py",
     "signal_service.py",
     "trading_engine_service.py",
     "config.py",
@@ -254,9 +261,11 @@ def stubbed(tmp_path: Path) -> Path:
     """The test scripts among stand-ins, which write down how they were called and fail as `broken` says."""
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / "deploy/infrastructure").mkdir(parents=True)
     for name in ("run_tests.sh", ".ci/run"):
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("setup.sh", *(f".venv/bin/{tool}" for tool in ("ruff", "mypy", "lint-imports", "python"))):
+    tools = (f".venv/bin/{tool}" for tool in ("ruff", "mypy", "lint-imports", "python"))
+    for name in ("setup.sh", "deploy/infrastructure/test_tools.sh", *tools):
         stub = tmp_path / name
         stub.write_text(
             "#!/bin/sh\nread line && exit 9\n"
@@ -275,14 +284,21 @@ def test_the_test_script_sets_up_checks_and_hands_its_arguments_to_pytest(stubbe
         return status, (stubbed / "calls").read_text().splitlines()
 
     pytest = "python -m pytest -n 3 --dist loadfile"
-    checks = ["setup.sh ", "ruff check .", "ruff format --check .", "mypy ", "lint-imports "]
+    checks = [
+        "setup.sh ",
+        "test_tools.sh ",
+        "ruff check .",
+        "ruff format --check .",
+        "mypy ",
+        "lint-imports ",
+    ]
     assert calls("run_tests.sh", "-k", "a b") == (
         0,
         [*checks, f"{pytest} -k a b"],
     )
     assert calls(".ci/run") == (0, [*checks, pytest])
     assert calls("run_tests.sh", broken="python") == (1, [*checks, pytest])
-    assert calls("run_tests.sh", broken="mypy") == (1, checks[:4])
+    assert calls("run_tests.sh", broken="mypy") == (1, checks[:5])
     assert calls(".ci/run", broken="setup.sh") == (1, checks[:1])
 
 

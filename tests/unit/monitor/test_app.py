@@ -84,6 +84,10 @@ def test_no_other_file_is(app: ASGIApp, path: str) -> None:
     assert ask(app, path).status_code == 404
 
 
+def test_the_script_stays_small_enough_to_be_read() -> None:
+    assert len(FILES["page.js"].read_text().splitlines()) <= 150
+
+
 def test_the_metrics_are_text(app: ASGIApp) -> None:
     answer = ask(app, "/metrics")
     assert answer.text == "up 1\n"
