@@ -232,6 +232,13 @@ class Servers(_Variables):
     POSTGRES_BIN_PATH: str = ""
     USE_FOREIGN_SERVERS: Switch = False
 
+    # setup.sh metrics
+    MONITOR_PORT: Port = 8001
+    PROMETHEUS_PORT: Port = 9090
+    PROMETHEUS_DATA_PATH: Text = "./prometheus_data"
+    GRAFANA_PORT: Port = 3000
+    RABBITMQ_METRICS_PORT: Port = 15692
+
 
 class Settings(Servers):
     """The settings of the services."""
@@ -339,7 +346,6 @@ class Settings(Servers):
 
     # Monitor
     MONITOR_HOST: Text = "127.0.0.1"
-    MONITOR_PORT: Port = 8001
     MONITOR_ALLOWED_HOSTS: Text = "localhost,127.0.0.1,::1"
 
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -12,6 +12,7 @@ usage: ./setup.sh                            bring uv, the Python environment an
        ./setup.sh status                     say what runs where; exit status 1 unless both answer
        ./setup.sh reset [--yes]              empty POSTGRES_DB and RABBITMQ_VHOST, after asking
        ./setup.sh uninstall [--yes]          stop them and delete all that this script has brought, data included
+       ./setup.sh metrics [stop]            start Prometheus, and Grafana where Docker is, for the monitor's metrics
        ./setup.sh psql [ARGS]                a prompt on the database
        ./setup.sh rabbitmqctl [ARGS]         a command for the broker, about RABBITMQ_VHOST unless -p says another
        ./setup.sh --version
@@ -38,6 +39,8 @@ version() { sed -n 's/^version = "\(.*\)"$/blackbird \1/p' "$here/pyproject.toml
 . "$here/deploy/infrastructure/native_broker.sh"
 # shellcheck source=deploy/infrastructure/servers.sh
 . "$here/deploy/infrastructure/servers.sh"
+# shellcheck source=deploy/infrastructure/metrics.sh
+. "$here/deploy/infrastructure/metrics.sh"
 # shellcheck source=deploy/infrastructure/uninstall.sh
 . "$here/deploy/infrastructure/uninstall.sh"
 
@@ -76,7 +79,7 @@ main() {
   case $command in
     help | -h | --help) usage; return ;;
     --version) version; return ;;
-    "" | start | stop | status | reset | uninstall | psql | rabbitmqctl) ;;
+    "" | start | stop | status | reset | uninstall | metrics | psql | rabbitmqctl) ;;
     *) usage >&2; fail "unknown command: $command" ;;
   esac
   # Settings and servers are read and asked with the environment's Python.
@@ -91,6 +94,7 @@ main() {
     status) status ;;
     reset) reset "${1-}" ;;
     uninstall) locked uninstall "${1-}" ;;
+    metrics) locked metrics "${1-}" ;;
     psql) database_client "$@" ;;
     rabbitmqctl) broker_command "$@" ;;
   esac

@@ -80,13 +80,19 @@ cluster_name = blackbird $here
 log.file.rotation.size = 10485760
 log.file.rotation.count = 3
 TEXT
+  [ ! -e "$native_broker/metrics" ] || printf 'prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = %s\n' "$RABBITMQ_METRICS_PORT"
+}
+
+# Its own metrics are on once `setup.sh metrics` was asked for: a second broker on this machine needs another port.
+broker_plugins() {
+  if [ -e "$native_broker/metrics" ]; then printf '[rabbitmq_management,rabbitmq_prometheus].\n'; else printf '[rabbitmq_management].\n'; fi
 }
 
 # fill_broker_folder FOLDER
 fill_broker_folder() {
   mkdir -p "$1"/{home,log,mnesia}
   broker_configuration >"$1/rabbitmq.conf"
-  printf '[rabbitmq_management].\n' >"$1/enabled_plugins"
+  broker_plugins >"$1/enabled_plugins"
   : >"$1/rabbitmq-env.conf"
   [ ! -s "$1/ports" ] || stop_name_service
   free_ports >"$1/ports"

@@ -16,6 +16,7 @@ read_settings() {
   eval "$exports"
   PGDATA_PATH=$(absolute "$PGDATA_PATH")
   RABBITMQ_DATA_PATH=$(absolute "$RABBITMQ_DATA_PATH")
+  PROMETHEUS_DATA_PATH=$(absolute "$PROMETHEUS_DATA_PATH")
   native_database=$PGDATA_PATH/native
   native_broker=$RABBITMQ_DATA_PATH/native
 }

@@ -11,11 +11,14 @@ uninstall() {
     [ -t 0 ] || fail "uninstall asks before it deletes anything: say --yes where nobody can answer"
     say "This stops this checkout's servers and deletes"
     for server in database broker; do say "  $(native_folder "$server") and $(docker_folder "$server")"; done
+    say "  $PROMETHEUS_DATA_PATH"
     say "  in $here: ${left_behind[*]}"
     read -r -p "Type yes to go on: " answer
     [ "$answer" = yes ] || fail "nothing was changed"
   fi
   each_server stop_server
+  stop_metrics
+  delete_folder "$PROMETHEUS_DATA_PATH"
   for server in database broker; do
     delete_folder "$(native_folder "$server")"
     delete_data_of_docker "$(docker_folder "$server")"
@@ -26,7 +29,7 @@ uninstall() {
   done
   delete_folder "$timescaledb_folder"
   (cd "$here" && rm -rf "${left_behind[@]}" && find . -name __pycache__ -type d -prune -exec rm -rf {} +)
-  say "deleted. What stays: packages of the system (rabbitmq-server, if setup.sh installed it) and Docker's images"
+  say "deleted. What stays: packages of the system (rabbitmq-server and prometheus, if setup.sh installed it) and Docker's images"
 }
 
 # delete_folder FOLDER: and what it is a link to, where server_folder has made it so.

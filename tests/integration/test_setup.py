@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -325,6 +326,36 @@ def own_checkout(folder: Path) -> Path:
     return checkout
 
 
+@pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="no prometheus: ./run_tests.sh brings it as root"
+)
+def test_metrics_start_prometheus_and_the_brokers_own(pair: Setup, folder: Path) -> None:
+    prometheus, metrics = map(str, free_ports(2))
+    own = {"PROMETHEUS_PORT": prometheus, "RABBITMQ_METRICS_PORT": metrics}
+    setup = pair.with_settings(**own, PROMETHEUS_DATA_PATH=str(folder / "prometheus"))
+    try:
+        assert "Grafana needs Docker" in setup.succeed("metrics")
+        pid = int((folder / "prometheus" / "server.pid").read_text())
+        assert "rabbitmq_queue_messages" in fetch(f"http://127.0.0.1:{metrics}/metrics")
+        targets = f"http://127.0.0.1:{prometheus}/api/v1/targets"
+        wait_for(lambda: fetch(targets).count('"health":"up"') == 2, "both jobs of the broker are up", 40)
+        assert f"(process {pid})" in setup.succeed("metrics")
+        # It is still so when the broker starts anew.
+        setup.succeed("stop", "broker")
+        setup.succeed("start", "broker")
+        assert "rabbitmq_queue_messages" in fetch(f"http://127.0.0.1:{metrics}/metrics")
+    finally:
+        setup.succeed("metrics", "stop")
+    assert gone(pid)
+    assert not listens(prometheus)
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+        text: str = answer.read().decode()
+    return text
+
+
 def test_uninstall_leaves_nothing_but_the_checkout(folder: Path) -> None:
     checkout = own_checkout(folder)
     files = sorted(path for path in checkout.rglob("*") if path.is_file())
@@ -332,7 +363,11 @@ def test_uninstall_leaves_nothing_but_the_checkout(folder: Path) -> None:
     (checkout / ".tools").mkdir()
     if (HERE / ".tools/timescaledb").exists():
         (checkout / ".tools/timescaledb").symlink_to((HERE / ".tools/timescaledb").resolve())
-    own = {"PGDATA_PATH": "./pgdata", "RABBITMQ_DATA_PATH": "./elsewhere"}
+    own = {
+        "PGDATA_PATH": "./pgdata",
+        "RABBITMQ_DATA_PATH": "./elsewhere",
+        "PROMETHEUS_PORT": str(free_port()),
+    }
     setup = Setup(checkout, **{**settings_of_pair(folder), **own})
     # Root's servers run as another user, whose data is then kept outside of a checkout that is closed to it.
     checkout.chmod(0o700)

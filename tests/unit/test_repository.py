@@ -247,6 +247,7 @@ def test_what_tools_and_services_leave_is_ignored() -> None:
         ".tools/x",
         "pgdata/x",
         "rabbitmq_data/x",
+        "prometheus_data/x",
         "journal/x",
         "logs/x.log",
         ".env",
