@@ -19,7 +19,8 @@ from tests.support import statuses
 from tests.support.book_feed import declare_feed
 from tests.support.broker_proxy import BrokerProxy
 from tests.support.browser import SCREENS, Scheme, Viewer, chromium
-from tests.support.workspace import Service, Workspace, connect, free_port, wait_for
+from tests.support.monitor import fetch, start_monitor
+from tests.support.workspace import Service, Workspace, connect, free_port
 
 SERVICES = {"collector", "signal", "engine", "storage"}
 
@@ -77,12 +78,6 @@ def port() -> int:
 def monitor(place: Workspace, publishing: Publishing, port: int) -> Service:
     del publishing
     return start_monitor(place, port)
-
-
-def start_monitor(place: Workspace, port: int, **settings: str) -> Service:
-    started = place.start("monitor", MONITOR_PORT=str(port), **settings)
-    started.wait_for_line("the page is at")
-    return started
 
 
 def open_page(
@@ -322,8 +317,6 @@ def test_the_scripts_memory_stays_as_it_is(
 
 
 def test_the_monitor_waits_for_a_broker_that_is_not_there(place: Workspace, port: int) -> None:
-    monitor = place.start("monitor", MONITOR_PORT=str(port), RABBITMQ_PORT=str(free_port()))
-    monitor.wait_for_line("trying again")
-    assert monitor.is_running
+    monitor = start_monitor(place, port, RABBITMQ_PORT=str(free_port()))
+    assert 'blackbird_service_up{service="broker"} 0' in fetch(port, "/metrics")
     assert monitor.stop() == 0
-    wait_for(lambda: not monitor.is_running)

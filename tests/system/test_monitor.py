@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
@@ -19,6 +18,7 @@ import pytest
 from local_exchange.process import ExchangeProcess
 from tests.support.browser import Viewer, chromium
 from tests.support.live_system import SERVICES, LiveSystem
+from tests.support.monitor import fetch, start_monitor
 from tests.support.workspace import HERE, Service, Workspace, free_ports, wait_for
 
 DASHBOARD = HERE / "deploy" / "metrics" / "grafana" / "dashboards" / "blackbird.json"
@@ -48,16 +48,8 @@ def system(place: Workspace, exchange: ExchangeProcess) -> LiveSystem:
 def monitor(place: Workspace, system: LiveSystem, tmp_path: Path) -> tuple[Service, int]:
     del system
     (port,) = free_ports(1)
-    settings = {"MONITOR_PORT": str(port), "TAKER_FEE_SPOT": "0.000001", "PGDATA_PATH": str(tmp_path)}
-    started = place.start("monitor", **settings)
-    started.wait_for_line("the page is at")
-    return started, port
-
-
-def fetch(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-        text: str = answer.read().decode()
-    return text
+    settings = {"TAKER_FEE_SPOT": "0.000001", "PGDATA_PATH": str(tmp_path)}
+    return start_monitor(place, port, **settings), port
 
 
 def number(shown: str) -> Decimal:
@@ -205,6 +197,6 @@ def test_the_system_trades_on_while_the_monitor_is_killed_and_started(
 ) -> None:
     monitor[0].kill()
     system.wait_until_it_works()
-    place.start("monitor", MONITOR_PORT=str(monitor[1])).wait_for_line("the page is at")
+    start_monitor(place, monitor[1])
     system.wait_until_it_works()
     assert all(service.is_running for service in system.services.values())
