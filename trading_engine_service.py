@@ -37,6 +37,7 @@ from blackbird.engine.engine_status import EngineStatusSource
 from blackbird.engine.exchange import Connect
 from blackbird.engine.execution_store import ExecutionStore
 from blackbird.engine.journal_loops import StoreLoop, SyncLoop
+from blackbird.engine.leftover_retries import LeftoverRetries
 from blackbird.engine.replies import Replies
 from blackbird.engine.requests import Request
 from blackbird.engine.state import EngineState, History
@@ -131,7 +132,8 @@ class TradingEngineService:
             self._syncing.run(),
         ]
         if self._desk is not None:
-            loops.append(self._desk.run())
+            retries = LeftoverRetries(self._state, self._desk, milliseconds)
+            loops += [self._desk.run(), retries.run()]
         work: list[asyncio.Task[Any]] = [asyncio.create_task(loop) for loop in loops]
         stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         # Each of them ends only by an error.

@@ -16,8 +16,10 @@ from blackbird.market.decimals import EXACT
 from blackbird.market.instrument import Instrument
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.instrument_rules import InstrumentRules, not_tradable
+from blackbird.trading.leftover_trade import LeftoverState, terms_of
 from blackbird.trading.leg_order import BUY, SELL, Side
 from blackbird.trading.orders import NOT_CONNECTED, OPEN_SPREAD, RATE_LIMIT, Order, Refused
+from blackbird.trading.records import Leftover
 from blackbird.trading.sizing import Sizes, size_order
 from blackbird.trading.spreads import new_id
 from blackbird.trading.trade import TradeState
@@ -51,7 +53,8 @@ class Admission:
     ) -> None:
         self.exchange = exchange
         self._link_prefix = link_prefix
-        self._tolerances = tolerances
+        self._price_tolerance = tolerances.price_bps
+        self._unwind_percent = EXACT.divide(tolerances.unwind_bps, HUNDRED)
         self._clock = clock
 
     async def prepare(self, new: NewOrder) -> Candidate:
@@ -84,7 +87,7 @@ class Admission:
             order,
             candidate.buy,
             candidate.sell,
-            tolerance_bps=self._tolerances.price_bps,
+            tolerance_bps=self._price_tolerance,
             base_fee=account.base_fee(order.buy),
             free=account.balance,
         )
@@ -99,11 +102,30 @@ class Admission:
             sizes,
             self._terms(candidate.buy, BUY, sizes.buy_limit),
             self._terms(candidate.sell, SELL, sizes.sell_limit),
-            EXACT.divide(self._tolerances.unwind_bps, HUNDRED),
+            self._unwind_percent,
             self._clock(),
         )
         self.reserve(engine, state)
         return state
+
+    async def prepare_leftover(self, leftover: Leftover) -> LeftoverState:
+        """Return the trade that is to trade a leftover away; raises Refused."""
+        account, now = self.exchange.account, self._clock()
+        if self.exchange.trouble() is not None:
+            raise Refused(NOT_CONNECTED)
+        try:
+            rules = await account.prepare(leftover.instrument)
+        except LookUpFailed:
+            raise Refused(NOT_CONNECTED) from None
+        trade_id = trade_id_of(f"{leftover.trade_id} {leftover.number} {now}")
+        return LeftoverState(
+            trade_id,
+            f"{self._link_prefix}-{trade_id}",
+            leftover,
+            terms_of(leftover, rules, account.base_fee(leftover.instrument)),
+            self._unwind_percent,
+            now,
+        )
 
     def reserve(self, engine: TradingEngine, trade: TradeState) -> None:
         """Count what a trade may come to as taken: risk, spreads, and coins of the account."""

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import msgspec
 
+from blackbird.trading.leftover_trade import OpenTrade
 from blackbird.trading.records import Record
-from blackbird.trading.trade import TradeState
 
 SYNC_SECONDS = 0.1
 
 _encode = msgspec.json.Encoder().encode  # decimals as text: exact
 _decode = msgspec.json.Decoder(Record).decode
-_decode_trade = msgspec.json.Decoder(TradeState).decode
+_decode_trade = msgspec.json.Decoder(OpenTrade).decode
 
 
 class JournalInUse(Exception):
@@ -78,13 +78,13 @@ class Journal:
         """Drop the records up to execution id `stored`: the database has them."""
         self.records -= self._database.execute("DELETE FROM record WHERE id <= ?", (stored,)).rowcount
 
-    def put_trade(self, trade: TradeState) -> None:
+    def put_trade(self, trade: OpenTrade) -> None:
         """Write what is known of a trade over what was; raises sqlite3.Error."""
         self._database.execute(
             "INSERT OR REPLACE INTO open_trade VALUES (?, ?)", (trade.trade_id, _encode(trade))
         )
 
-    def open_trades(self) -> list[TradeState]:
+    def open_trades(self) -> list[OpenTrade]:
         """Return the trades without an outcome, oldest first."""
         rows = self._database.execute("SELECT body FROM open_trade")
         return sorted((_decode_trade(body) for (body,) in rows), key=lambda trade: trade.intended_at)

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from blackbird.bybit.look_ups import LookUpFailed
 from blackbird.engine.exchange import Exchange
 from blackbird.runtime.throttled_log import ThrottledLog
+from blackbird.trading.leftover_trade import AnyTrade, OpenTrade
 from blackbird.trading.leg_order import LegEvent
-from blackbird.trading.trade import Action, LookUp, Send, Trade, TradeState
+from blackbird.trading.order_sequence import Action, LookUp, Send
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +27,16 @@ _Step = Callable[[], list[Action]]
 class Intents(Protocol):
     """The part of EngineState that keeps what trades are about to do."""
 
-    async def intend(self, trade: TradeState) -> None:
+    async def intend(self, trade: OpenTrade) -> None:
         """Bring what a trade is about to do to the disk itself; raises sqlite3.Error."""
 
 
 class RunningTrade:
     """A trade on its way; nothing of it is sent before the intent is on the disk."""
 
-    def __init__(self, trade: Trade, exchange: Exchange, intents: Intents, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, trade: AnyTrade, exchange: Exchange, intents: Intents, clock: Callable[[], int]
+    ) -> None:
         self.trade = trade
         self._exchange = exchange
         self._intents = intents
@@ -61,7 +64,7 @@ class RunningTrade:
                 if self.trade.is_over:
                     return
                 actions = (await self._next())()
-                if all(sent.is_over or not sent.is_unasked for sent in self.trade.state.orders):
+                if all(sent.is_over or not sent.is_unasked for sent in self.trade.orders):
                     self.was_asked_about.set()
         finally:
             self.was_asked_about.set()
@@ -91,7 +94,7 @@ class RunningTrade:
                 await self._intents.intend(self.trade.state)
             except sqlite3.Error as error:
                 # Orders that expire meanwhile are not sent.
-                waiting.warn("trade %s waits for the journal: %s", self.trade.state.trade_id, error)
+                waiting.warn("trade %s waits for the journal: %s", self.trade.trade_id, error)
                 await asyncio.sleep(DISK_PAUSE)
             else:
                 return

@@ -17,8 +17,8 @@ from blackbird.runtime.backoff import Backoff
 from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
 from blackbird.trading.engine import TradingEngine
+from blackbird.trading.leftover_trade import OpenTrade
 from blackbird.trading.records import Record, Stored
-from blackbird.trading.trade import TradeState
 from database_manager import DatabaseUnavailable, RowsRejected
 
 logger = logging.getLogger(__name__)
@@ -135,12 +135,12 @@ class EngineState:
 
         With them goes the open trade `ended`. Raises sqlite3.Error.
         """
-        if self.journal is None or not records:
+        if self.journal is None or not (records or ended):
             return False
         self.journal.append(records, ended)
         return True
 
-    async def intend(self, trade: TradeState) -> None:
+    async def intend(self, trade: OpenTrade) -> None:
         """Bring what a trade is about to do to the disk itself; raises sqlite3.Error or Fenced."""
         journal = self.journal
         if journal is None:
@@ -148,7 +148,7 @@ class EngineState:
         journal.put_trade(trade)
         await self._disk.run(journal.sync)
 
-    def open_trades(self) -> list[TradeState]:
+    def open_trades(self) -> list[OpenTrade]:
         """Return the trades in the journal that have no outcome, oldest first."""
         return [] if self.journal is None else self.journal.open_trades()
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from blackbird.engine.exchange import Pushed
 from blackbird.engine.state import EngineState
+from blackbird.market.decimals import ZERO
 from blackbird.market.instrument import Instrument
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.instrument_rules import InstrumentRules
+from blackbird.trading.leftover_trade import AnyTrade, LeftoverTrade
 from blackbird.trading.leg_order import Fill
 from blackbird.trading.orders import Reply
 from blackbird.trading.records import Booking, Record, TradeOutcome
-from blackbird.trading.settlement import late_fills
+from blackbird.trading.settlement import late_fills, trade_away
 from blackbird.trading.spreads import Pair, pair_of
 from blackbird.trading.trade import Trade
 from blackbird.trading.trade_outcome import outcome_of
@@ -31,9 +33,10 @@ REMEMBERED_TRADES = 10_000
 
 @dataclass
 class _Booked:
-    """What is remembered of a trade that is booked."""
+    """What is remembered of a trade that is booked, `trade_id` being what its fills are booked for."""
 
-    pair: Pair
+    trade_id: str
+    pair: Pair | None
     rules: dict[Instrument, InstrumentRules]
     fills: set[str]
 
@@ -57,15 +60,36 @@ class TradeBooks:
         self._on_journaled = on_journaled
         self._on_invalid = on_invalid
         self._booked: OrderedDict[str, _Booked] = OrderedDict()
-        self._amending: set[asyncio.Task[Reply]] = set()
+        self._amending: set[asyncio.Task[Reply | None]] = set()
 
     async def book(self, trade: Trade) -> Reply:
         """Book a trade that is over, however long it takes, and return the answer to its order."""
         outcome = outcome_of(trade, self._clock())
-        self._remember(trade, outcome)
+        self._remember(trade, outcome.trade_id, pair_of(outcome.order))
         reply = await self._journaled(lambda engine: engine.book(outcome), ended=outcome.trade_id)
+        assert reply is not None  # noqa: S101 - something was booked
         _log(outcome, reply)
         return reply
+
+    async def book_leftover(self, trade: LeftoverTrade) -> None:
+        """Book what became of a leftover that was to be traded away, however long it takes."""
+        state, fills, at = trade.state, trade.fills, self._clock()
+        leftover, rules = state.leftover, state.leg.rules
+        self._remember(trade, leftover.trade_id, leftover.pair)
+
+        def amend(engine: TradingEngine) -> Booking | None:
+            if not fills:
+                engine.leftovers.in_trade.discard(leftover.key)
+                return None
+            number = engine.leftovers.next_number(leftover.trade_id)
+            return engine.amend(trade_away(leftover, fills, rules, number, at))
+
+        await self._journaled(amend, ended=state.trade_id)
+        filled = sum((fill.quantity for fill in fills), ZERO)
+        logger.warning(
+            "trade %s: %s of the %s %s that were left over are traded away",
+            *(leftover.trade_id, filled, leftover.size.copy_abs(), leftover.instrument),
+        )
 
     def journal(self, record: Record) -> bool:
         """Write a record that no trade ended with; return whether the journal took it.
@@ -92,10 +116,10 @@ class TradeBooks:
         elif event.exec_id not in booked.fills:
             logger.error("fill of an order whose trade is booked, left over: %s", event)
             booked.fills.add(event.exec_id)
-            self._amend(trade_id, booked, event)
+            self._amend(booked, event)
 
-    def _amend(self, trade_id: str, booked: _Booked, fill: Fill) -> None:
-        at = self._clock()
+    def _amend(self, booked: _Booked, fill: Fill) -> None:
+        at, trade_id = self._clock(), booked.trade_id
 
         def amend(engine: TradingEngine) -> Booking:
             number = engine.leftovers.next_number(trade_id)
@@ -105,27 +129,29 @@ class TradeBooks:
         self._amending.add(task)
         task.add_done_callback(self._amending.discard)
 
-    async def _journaled(self, book: Callable[[TradingEngine], Booking], ended: str | None = None) -> Reply:
+    async def _journaled(
+        self, book: Callable[[TradingEngine], Booking | None], ended: str | None = None
+    ) -> Reply | None:
+        """Book and journal, and return the answer to what was booked."""
         while True:
             engine = await self._state.wait_for_engine()
             booking = book(engine)
             try:
-                self._state.append([booking], ended)
+                self._state.append([] if booking is None else [booking], ended)
             except sqlite3.Error:
                 # The core is ahead of the journal now.
-                logger.exception("trade %s not booked yet, the state is recovered", booking.trade_id)
+                logger.exception("trade %s not booked yet, the state is recovered", ended)
                 self._state.invalidate()
                 await asyncio.sleep(DISK_PAUSE)
                 self._on_invalid()
             else:
                 self._on_journaled()
-                return engine.answer_of(booking)
+                return None if booking is None else engine.answer_of(booking)
 
-    def _remember(self, trade: Trade, outcome: TradeOutcome) -> None:
-        state = trade.state
-        rules = {leg.rules.instrument: leg.rules for leg in (state.buy, state.sell)}
-        fills = {fill.exec_id for fill in outcome.fills}
-        self._booked[state.trade_id] = _Booked(pair_of(state.order), rules, fills)
+    def _remember(self, trade: AnyTrade, trade_id: str, pair: Pair | None) -> None:
+        rules = {leg.rules.instrument: leg.rules for leg in trade.legs}
+        fills = {fill.exec_id for fill in trade.fills}
+        self._booked[trade.trade_id] = _Booked(trade_id, pair, rules, fills)
         if len(self._booked) > REMEMBERED_TRADES:
             self._booked.popitem(last=False)
 

@@ -10,24 +10,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol
 
 from blackbird.engine.admission import Admission, Tolerances, trade_id_of
-from blackbird.engine.exchange import Connect, Pushed
-from blackbird.engine.positions import reducible
+from blackbird.engine.exchange import Connect
 from blackbird.engine.requests import CRASHED, Decision, NewOrder, name_of, refuse
 from blackbird.engine.running_trade import RunningTrade
 from blackbird.engine.state import EngineState
 from blackbird.engine.trade_books import TradeBooks
-from blackbird.market.decimals import ZERO
-from blackbird.market.instrument import Instrument
-from blackbird.runtime.backoff import Backoff
+from blackbird.engine.trade_runs import TradeRuns
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.leg_order import Side
+from blackbird.trading.leftover_trade import OpenTrade
 from blackbird.trading.orders import INTERNAL_ERROR, Refused, Reply
-from blackbird.trading.trade import Trade, TradeState
+from blackbird.trading.records import Leftover
+from blackbird.trading.trade import TradeState
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +32,6 @@ LINK_PREFIX_LENGTH = 8
 CONNECT_SECONDS = 5.0
 # How long recovery holds the orders for what the exchange says of the trades that were open.
 RESUME_SECONDS = 5.0
-# Before a trade that an unhandled exception ended is resumed.
-SHORTEST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
 
 
 class Askers(Protocol):
@@ -73,7 +67,7 @@ class TradeDesk:
         self.journal = self._books.journal
         self._admission: Admission | None = None
         self._is_connecting = asyncio.Event()
-        self._running: dict[str, RunningTrade] = {}  # by trade id, from the intent on
+        self._runs = TradeRuns(state, self._books, clock)
         self._deciding: set[str] = set()  # the names of orders
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -84,8 +78,8 @@ class TradeDesk:
         return name in self._deciding
 
     def running(self) -> list[TradeState]:
-        """Return the trades that run, from the intent on."""
-        return [running.trade.state for running in self._running.values()]
+        """Return the trades that run, from the intent on; leftovers that are traded away are none."""
+        return [state for state in self._runs.states() if isinstance(state, TradeState)]
 
     def begin(self, new: NewOrder) -> None:
         """Decide on an order, and trade it unless it is refused."""
@@ -116,7 +110,7 @@ class TradeDesk:
         candidate = await admission.prepare(new)
         # Meanwhile the core may have been recovered. From here on nothing else happens in between.
         engine = await self._state.wait_for_engine()
-        return self._new_trade(admission.admit(engine, candidate, trade_id))
+        return self._runs.add(admission.admit(engine, candidate, trade_id), admission)
 
     async def _refuse(self, new: NewOrder, info: str, dead_letter: str | None = None) -> None:
         engine = await self._state.wait_for_engine()
@@ -134,52 +128,16 @@ class TradeDesk:
 
     # --- trades ----------------------------------------------------------------------------------
 
-    def on_event(self, event: Pushed) -> None:
-        """Take what the exchange pushed of one of our orders."""
-        _, _, rest = event.link_id.partition("-")
-        trade_id = rest.partition("-")[0]
-        running = self._running.get(trade_id)
-        if running is not None:
-            running.on_event(event)
-        else:
-            self._books.on_event(event, trade_id)
-
-    def _new_trade(self, state: TradeState) -> RunningTrade:
-        exchange = self._connected().exchange
-        running = RunningTrade(Trade(state, self._reducible), exchange, self._state, self._clock)
-        self._running[state.trade_id] = running
-        return running
-
-    async def _run(self, name: str, running: RunningTrade, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a trade to its end, book it and tell its askers."""
-        reply = await self._ended(running, run)
-        self._running.pop(running.trade.state.trade_id, None)
-        self._connected().release(running.trade.state.trade_id)
-        await self._answer(name, reply)
+    async def _run(self, name: str, running: RunningTrade, begin: Callable[[], Awaitable[None]]) -> None:
+        """Run a trade to its end and tell its askers."""
+        reply = await self._runs.run(running, begin, self._connected())
+        if reply is not None:
+            await self._answer(name, reply)
 
     async def _answer(self, name: str, answer: Decision | Reply) -> None:
         # Who asks from here on is not told any more: the answer is known.
         self._deciding.discard(name)
         await self._askers.answer(name, answer)
-
-    async def _ended(self, running: RunningTrade, run: Callable[[], Awaitable[None]]) -> Reply:
-        """Return the answer to a trade's order once it is over and booked, whatever goes wrong meanwhile."""
-        backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE)
-        while True:
-            try:
-                await run()
-                return await self._books.book(running.trade)
-            except Exception:
-                # The process edge of a trade of which orders are at the exchange: it is taken up again.
-                logger.exception("trade %s: unhandled exception, resuming it", running.trade.state.trade_id)
-                await asyncio.sleep(backoff.next())
-                run = running.resume
-
-    def _reducible(self, instrument: Instrument, side: Side) -> Decimal:
-        engine = self._state.engine
-        if engine is None:
-            return ZERO
-        return reducible(engine, (each.trade for each in self._running.values()), instrument, side)
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         self._deciding.add(name)
@@ -213,32 +171,52 @@ class TradeDesk:
         """
         if self._admission is None:
             prefix = self._state.history_id.replace("-", "")[:LINK_PREFIX_LENGTH]
-            exchange = self._connect(link_prefix=prefix, on_event=self.on_event)
+            exchange = self._connect(link_prefix=prefix, on_event=self._runs.on_event)
             self._admission = Admission(exchange, prefix, self._tolerances, self._clock)
             self._is_connecting.set()
             await exchange.wait_until_connected(CONNECT_SECONDS)
-        open_trades = self._state.open_trades()
-        resumed = [self._resume(state) for state in open_trades if state.trade_id not in self._running]
-        for running in self._running.values():
-            self._admission.reserve(engine, running.trade.state)
+        open_trades = [state for state in self._state.open_trades() if state.trade_id not in self._runs]
+        resumed = [self._resume(state) for state in open_trades]
+        self._runs.reserve(engine, self._admission)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RESUME_SECONDS):
                 for running in resumed:
                     await running.was_asked_about.wait()
 
-    def _resume(self, state: TradeState) -> RunningTrade:
-        name = name_of(state.order, state.request_key)
-        logger.warning("trade %s, order %s: taken up again", state.trade_id, name)
-        running = self._new_trade(state)
+    def _resume(self, state: OpenTrade) -> RunningTrade:
+        name = name_of_trade(state)
+        logger.warning("trade %s, %s: taken up again", state.trade_id, name)
+        running = self._runs.add(state, self._connected())
         self._spawn(name, self._run(name, running, running.resume))
         return running
+
+    def trade_away(self, leftover: Leftover) -> None:
+        """Try to trade a leftover away, unless that is under way."""
+        name = name_of_leftover(leftover)
+        if name not in self._deciding:
+            self._spawn(name, self._trade_away(name, leftover))
+
+    async def _trade_away(self, name: str, leftover: Leftover) -> None:
+        admission = self._connected()
+        try:
+            state = await admission.prepare_leftover(leftover)
+            engine = await self._state.wait_for_engine()
+            if engine.leftovers.find(*leftover.key) is None:
+                raise Refused("it was resolved meanwhile")
+        except Refused as refused:
+            logger.warning("%s is not traded now: %s", name, refused)
+        else:
+            engine.leftovers.in_trade.add(leftover.key)
+            running = self._runs.add(state, admission)
+            await self._run(name, running, running.start)
+        self._deciding.discard(name)
 
     async def finish(self, seconds: float) -> None:
         """Give what runs `seconds` to end, and leave the rest to the journal."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
-        if self._running:
-            logger.warning("%s trades are left open, the next start takes them up", len(self._running))
+        if self._runs:
+            logger.warning("%s trades are left open, the next start takes them up", len(self._runs))
         self.abandon()
 
     def abandon(self) -> None:
@@ -246,6 +224,17 @@ class TradeDesk:
         for task in self._tasks:
             task.cancel()
         self._deciding.clear()
-        for trade_id in self._running:
-            self._connected().release(trade_id)
-        self._running.clear()
+        if self._admission is not None:
+            self._runs.abandon(self._admission)
+
+
+def name_of_trade(state: OpenTrade) -> str:
+    """Return what a trade is known by: its order's name, or its leftover's."""
+    if isinstance(state, TradeState):
+        return name_of(state.order, state.request_key)
+    return name_of_leftover(state.leftover)
+
+
+def name_of_leftover(leftover: Leftover) -> str:
+    """Return what a leftover is known by."""
+    return f"leftover {leftover.number} of {leftover.trade_id}"

@@ -24,9 +24,9 @@ from blackbird.market.instrument import Instrument
 from blackbird.runtime.clock import milliseconds
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.instrument_rules import InstrumentRules
+from blackbird.trading.leftover_trade import OpenTrade
 from blackbird.trading.leg_order import Fill, Final, LegOrder, LegRefused, NotFound, Taken, Unknown
 from blackbird.trading.orders import Order, Reply, decode_reply, encode_order
-from blackbird.trading.trade import TradeState
 from tests.support.fake_history import FakeHistory
 from tests.support.trade_model import rules
 
@@ -224,7 +224,7 @@ class DeskScene:
         assert self.state.journal is not None
         return self.state.journal
 
-    def open_trades(self) -> list[TradeState]:
+    def open_trades(self) -> list[OpenTrade]:
         return self.journal.open_trades()
 
     async def recover(self) -> None:

@@ -26,9 +26,10 @@ from blackbird.trading.leg_order import (
     Taken,
     Unknown,
 )
+from blackbird.trading.order_sequence import LookUp, Send
 from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD, Order
 from blackbird.trading.sizing import Sizes, gross_up
-from blackbird.trading.trade import LookUp, Send, Trade, TradeState
+from blackbird.trading.trade import Trade, TradeState
 from blackbird.trading.unwinding import LegTerms
 
 START = 1_800_000_000_000

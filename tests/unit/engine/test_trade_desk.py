@@ -22,16 +22,19 @@ from blackbird.trading.orders import (
     Order,
     encode_leftover_request,
 )
-from blackbird.trading.records import Booking, Record
+from blackbird.trading.records import Booking, Leftover, Record
 from blackbird.trading.trade import TradeState
+from blackbird.trading.unwinding import TRIES
 from tests.support.desk_scene import (
     PREFIX,
     DeskScene,
     FakeExchange,
     FakeSession,
     fill_of,
+    new_engine,
     request,
 )
+from tests.support.fake_history import FakeHistory
 from tests.support.trade_model import PERP, SPOT
 
 Script = Callable[[DeskScene], Awaitable[None]]
@@ -68,11 +71,11 @@ def play(tmp_path: Path) -> Callable[..., DeskScene]:
     def start(
         script: Script,
         exchange: FakeExchange | None = None,
-        make: Callable[[], TradingEngine] | None = None,
+        make: Callable[[], TradingEngine] = new_engine,
+        history: FakeHistory | None = None,
     ) -> DeskScene:
         async def run() -> DeskScene:
-            options = {} if make is None else {"make": make}
-            scene = DeskScene(tmp_path, exchange or FakeExchange(), **options)  # type: ignore[arg-type]
+            scene = DeskScene(tmp_path, exchange or FakeExchange(), history, make)
             try:
                 await scene.recover()
                 await script(scene)
@@ -642,3 +645,108 @@ def test_leftover_that_the_journal_does_not_take_is_not_answered(
         assert reply.info == "leftover resolved"
 
     play(script, leaves_something_over())
+
+
+# --- leftovers -------------------------------------------------------------------------------------------
+
+NO_WAY_BACK = {"s1": "0", **{f"u{number}": "0" for number in range(1, 6)}}
+
+
+async def leave_over(scene: DeskScene) -> Leftover:
+    """Have a trade leave 0.1 of spot over, and return it."""
+    scene.exchange.shares = dict(NO_WAY_BACK)
+    await scene.take(request(1, order()))
+    await scene.replied()
+    scene.exchange.sent.clear()
+    (leftover,) = scene.engine.leftovers.open.values()
+    return leftover
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tries of unwinding follow at once."""
+    monkeypatch.setattr("blackbird.trading.trade.PAUSES_MS", (0,) * TRIES)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_leftover_is_traded_away_by_one_bounded_order_and_booked(play: Callable[..., DeskScene]) -> None:
+    exchange = FakeExchange()
+
+    async def script(scene: DeskScene) -> None:
+        leftover = await leave_over(scene)
+        exchange.shares = {}
+        scene.desk.trade_away(leftover)
+        scene.desk.trade_away(leftover)
+        await scene.until(lambda: not scene.engine.leftovers.open)
+        (sent,) = exchange.sent
+        assert (sent.instrument, sent.side, sent.quantity) == (SPOT, "Sell", Decimal("0.1"))
+        assert (sent.limit, sent.slippage_percent) == (None, Decimal(1))
+        assert sent.link_id.startswith(f"{PREFIX}-")
+        assert scene.engine.held(SPOT) == 0
+        assert scene.open_trades() == []
+
+    play(script, exchange)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_rest_of_a_leftover_stays_one_and_nothing_filled_changes_nothing(
+    play: Callable[..., DeskScene],
+) -> None:
+    exchange = FakeExchange()
+
+    async def script(scene: DeskScene) -> None:
+        leftover = await leave_over(scene)
+        exchange.shares = {"u1": "0"}
+        scene.desk.trade_away(leftover)
+        await scene.until(lambda: exchange.sent and not scene.engine.leftovers.in_trade)
+        assert list(scene.engine.leftovers.open.values()) == [leftover]
+        exchange.shares = {"u1": "0.6"}
+        await scene.until(lambda: not scene.open_trades())
+        scene.desk.trade_away(leftover)
+        await scene.until(lambda: leftover.key not in scene.engine.leftovers.open)
+        (rest,) = scene.engine.leftovers.open.values()
+        assert rest.size == Decimal("0.04")
+        assert len({sent.link_id for sent in exchange.sent}) == 2
+
+    play(script, exchange)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_leftover_whose_order_was_sent_is_taken_up_again(play: Callable[..., DeskScene]) -> None:
+    exchange = FakeExchange()
+
+    async def begin(scene: DeskScene) -> None:
+        leftover = await leave_over(scene)
+        Held(exchange)
+        scene.desk.trade_away(leftover)
+        await scene.until(lambda: exchange.sent)
+        scene.history.add(scene.journal.pending(10))
+
+    history = play(begin, exchange).history
+    (sent,) = exchange.sent
+    again = FakeExchange()
+    fill = fill_of(sent, sent.quantity)
+    again.account.found[sent.link_id] = [Taken(sent.link_id), fill, Final(sent.link_id, sent.quantity)]
+
+    async def resumed(scene: DeskScene) -> None:
+        await scene.until(lambda: not scene.engine.leftovers.open)
+        assert scene.engine.held(SPOT) == 0
+        assert scene.open_trades() == []
+
+    play(resumed, again, history=history)
+    assert again.sent == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_leftover_is_left_alone_while_the_exchange_is_not_reached(play: Callable[..., DeskScene]) -> None:
+    exchange = FakeExchange()
+
+    async def script(scene: DeskScene) -> None:
+        leftover = await leave_over(scene)
+        exchange.why_not = "the private stream is down"
+        scene.desk.trade_away(leftover)
+        await scene.desk.finish(1)
+        assert exchange.sent == []
+        assert leftover.key in scene.engine.leftovers.open
+
+    play(script, exchange)

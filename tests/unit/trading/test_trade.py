@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from blackbird.trading.leg_order import BUY, SELL, Fill, Final, LegRefused, NotFound, Taken, Unknown
-from blackbird.trading.trade import WINDOW_MS, LookUp, Send, Trade, TradeState
+from blackbird.trading.order_sequence import WINDOW_MS, LookUp, Send
+from blackbird.trading.trade import Trade, TradeState
 from blackbird.trading.unwinding import PAUSES_MS, TRIES
 from tests.support.trade_model import (
     BUY_PRICE,

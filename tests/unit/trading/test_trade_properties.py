@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blackbird.trading.leg_order import BUY, SELL
+from blackbird.trading.order_sequence import WINDOW_MS
 from blackbird.trading.sent_order import MOST_SENDINGS
-from blackbird.trading.trade import WINDOW_MS, Trade, TradeState
+from blackbird.trading.trade import Trade, TradeState
 from blackbird.trading.unwinding import TRIES, need_to_go_back
 from tests.support.trade_model import START, Behaviour, TradeModel, new_state
 
