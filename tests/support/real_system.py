@@ -129,6 +129,11 @@ class RealSystem:
         assert self.engine is not None
         return self.engine
 
+    def journal_synced_at(self) -> float:
+        """Return when the journal was brought to the disk last: its log was moved into its file."""
+        [path] = Path(self.place.environment["JOURNAL_PATH"]).glob("*.sqlite")
+        return path.stat().st_mtime
+
     def journaled_link_ids(self) -> str:
         """Return what the journal's open trades and records hold, as text."""
         texts = []

@@ -102,6 +102,10 @@ def start(place: Workspace) -> Iterator[Start]:
         exchange.stop()
 
 
+def is_synced(system: RealSystem, since: float) -> bool:
+    return system.journal_synced_at() > since
+
+
 def has_received(system: RealSystem, before: int) -> bool:
     return len(system.exchange.get("/orders")) > before
 
@@ -646,6 +650,7 @@ def test_engine_goes_on_while_the_exchange_hangs(start: Start, length: Length) -
     wait_for(lambda: has_received(system, sent), "the order at the exchange")
     other = OrderClient(system.place)
     took: list[float] = []
+    synced: list[float] = []
     deadline = time.monotonic() + length.pick(3.5, 10)
     while time.monotonic() < deadline:
         began = time.monotonic()
@@ -653,6 +658,9 @@ def test_engine_goes_on_while_the_exchange_hangs(start: Start, length: Length) -
         took.append((time.monotonic() - began) * 1000)
         late = system.opening("ETH", expires_at=1000)
         assert other.ask(late) == {"status": "NOT ACK", "info": "expired"}
+        answered = time.time()
+        wait_for(partial(is_synced, system, answered), "the journal on the disk")
+        synced.append((system.journal_synced_at() - answered) * 1000)
     assert engine.broker_connections() == connections
     assert waiting["order_id"] not in system.client.replies, "not answered before it is known"
     began = time.monotonic()
@@ -667,7 +675,9 @@ def test_engine_goes_on_while_the_exchange_hangs(start: Start, length: Length) -
     system.check_answers({waiting["order_id"]: reply})
     length.report(
         f"while the exchange hangs open spreads are listed in {percentile(took, 0.5):.1f} ms (p50),"
-        f" {percentile(took, 0.99):.1f} ms (p99); SIGTERM took {ended:.1f} s"
+        f" {percentile(took, 0.99):.1f} ms (p99), answers are on the disk after"
+        f" {percentile(synced, 0.99):.0f} ms (p99); SIGTERM took {ended:.1f} s"
     )
     if length.is_long:
         assert percentile(took, 0.99) <= 50
+        assert percentile(synced, 0.99) <= 200
