@@ -44,7 +44,7 @@ from blackbird.engine.state import EngineState, History
 from blackbird.engine.trade_desk import TradeDesk
 from blackbird.engine.trading_answerer import TradingAnswerer
 from blackbird.runtime.clock import milliseconds
-from blackbird.runtime.process import exit_for_setting, parse_arguments, run_service
+from blackbird.runtime.process import InvalidSetup, exit_for_setting, parse_arguments, run_service
 from blackbird.runtime.status_report import Identity
 from blackbird.trading.engine import TradingEngine
 from config import Config, check_settings, log_settings
@@ -170,6 +170,11 @@ class TradingEngineService:
                 engine = await self._state.recover(session.lost)
                 if self._desk is not None:
                     await self._desk.recover(engine)
+                elif open_trades := self._state.open_trades():
+                    raise InvalidSetup(
+                        f"REAL_ORDER_SENDING: expected true, as {len(open_trades)} real trades in the journal"
+                        " have no outcome yet, was false"
+                    )
                 logger.info(
                     "ready: %s orders known, PnL %s, %s spreads open, exposure %s",
                     len(engine.orders),

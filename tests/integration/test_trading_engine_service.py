@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
+from blackbird.engine.journal import Journal
 from config import Config, TableConfig
 from database_manager import DatabaseManager
 from local_exchange.process import ExchangeProcess
 from tests.support.book_feed import dead_letters
 from tests.support.bybit_account import KEY, SECRET
 from tests.support.order_client import ACK, Accounts, OrderClient, closing, new_order
+from tests.support.trade_model import new_state
 from tests.support.workspace import PYTHON, Service, Workspace, apply_schema, connect, free_port, wait_for
 
 ORDER = {
@@ -285,3 +289,13 @@ def test_ids_of_any_characters_are_stored_and_known_again(place: Workspace) -> N
     ]
     assert client.ask(orders[1]) == ACK
     assert len(client.open_spreads()) == len(orders)
+
+
+def test_trades_that_are_open_at_an_exchange_are_not_forgotten_by_a_simulation(place: Workspace) -> None:
+    engine = place.start_engine()
+    assert engine.stop() == 0
+    (path,) = Path(place.environment["JOURNAL_PATH"]).glob("*.sqlite")
+    with contextlib.closing(Journal(path)) as journal:
+        journal.put_trade(new_state())
+    line = refused(place)
+    assert line.startswith("setting REAL_ORDER_SENDING: expected true, as 1 real trades in the journal")
