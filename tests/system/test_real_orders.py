@@ -142,7 +142,7 @@ def test_what_the_exchange_has_received_is_in_the_journal(start: Start, length: 
 
 def test_both_legs_are_sent_at_once_whatever_one_of_them_waits_for(start: Start, length: Length) -> None:
     system = start()
-    slow, trades = 300, length.pick(10, 500)
+    slow, trades = length.pick(1500, 300), length.pick(4, 500)
     # The first of the two to be sent is the bought one.
     system.exchange.fault("slow_reply", ms=slow, channel="spot", share=length.pick(1, 0.2))
     for _ in range(trades):
