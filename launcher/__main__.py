@@ -18,6 +18,7 @@ from typing import IO
 
 from blackbird import __version__
 from blackbird.runtime.process import EXIT_INVALID_SETTING
+from launcher.replay import Replay, ReplayError, set_apart
 from launcher.stop_request import StopRequest
 from launcher.supervisor import Program, Supervisor
 from launcher.terminal import Terminal
@@ -65,6 +66,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         " the database and the virtual host 'demo', which are emptied first",
     )
     parser.add_argument(
+        "--replay",
+        type=_span,
+        metavar="FROM..TO",
+        help="play what the database has of this time (as export.py takes it) through a local exchange and"
+        " the services, on the database and the virtual host 'replay', which are emptied first; it ends by"
+        " itself, and logs to logs/replay",
+    )
+    parser.add_argument(
+        "--speed",
+        type=_positive_seconds,
+        default=1.0,
+        metavar="X",
+        help="how many times as fast as it was the replay is played (default: 1)",
+    )
+    parser.add_argument(
         "--seconds",
         type=_positive_seconds,
         metavar="N",
@@ -85,7 +101,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--logs",
         type=Path,
-        default=ROOT / "logs",
         metavar="FOLDER",
         help="where the log files go (default: logs/ beside this script)",
     )
@@ -99,7 +114,18 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--seconds goes with --demo only")
     if parsed.monitor is None:
         parsed.monitor = parsed.demo
+    if parsed.demo and parsed.replay:
+        parser.error("--demo goes without --replay")
+    if parsed.logs is None:
+        parsed.logs = ROOT / "logs" / "replay" if parsed.replay else ROOT / "logs"
     return parsed
+
+
+def _span(text: str) -> tuple[str, str]:
+    begin, separator, end = text.partition("..")
+    if not (begin and separator and end):
+        raise argparse.ArgumentTypeError(f"expected FROM..TO, was {text!r}")
+    return begin, end
 
 
 def _positive_seconds(text: str) -> float:
@@ -141,12 +167,13 @@ async def launch(
     notices: Sequence[str] = (),
     demo: bool = False,
     seconds: float | None = None,
+    replay: Replay | None = None,
     windows: bool = False,
 ) -> int:
     """Run the programs until the end is requested; return the exit status of the launcher.
 
     `notices` are logged first. With `demo` the subscriptions are made, and after `seconds` of trading it
-    ends by itself; a program that dies is not restarted then but ends the demo.
+    ends by itself; a program that dies is not restarted then but ends the demo. So it is with `replay`.
     """
     request = StopRequest()
     request.watch_signals()
@@ -159,7 +186,9 @@ async def launch(
         terminal: Terminal = open_live(width, request.request_from_thread)
     else:
         terminal = Terminal(width, request.request_from_thread)
-    supervisor = Supervisor(terminal, logs, restart=seconds is None, show_programs=views is None)
+    supervisor = Supervisor(
+        terminal, logs, restart=seconds is None and replay is None, show_programs=views is None
+    )
     try:
         for notice in notices:
             supervisor.say(notice)
@@ -167,10 +196,10 @@ async def launch(
             supervisor.start(program)
         if views is not None:
             supervisor.say(views.where)
-        if demo:
+        if demo or replay is not None:
             from launcher import demo as market  # noqa: PLC0415 - needs the environment, and the demo's settings
 
-            status = await market.play(supervisor, terminal, request, seconds)
+            status = await market.play(supervisor, terminal, request, seconds, replay)
         else:
             status = await _watch(supervisor, request)
         clean = await supervisor.stop()
@@ -212,13 +241,17 @@ def monitor_program() -> tuple[Program, str]:
     return Program(MONITOR, command, optional=True), f"to look at it: http://{host}:{port}"
 
 
-def exchange_program() -> tuple[Program, str]:
+def exchange_program(replay: Replay | None = None) -> tuple[Program, str]:
     """Return the local exchange on a free port, and what it plays; have the collector stream from there."""
     from launcher.preflight import port_is_free  # noqa: PLC0415 - needs the environment
 
     port = next(port for port in range(9500, 9600) if port_is_free("127.0.0.1", port))
     os.environ["BYBIT_WS_URL"] = f"ws://127.0.0.1:{port}"
     command = [str(PYTHON), "-m", "local_exchange", "--port", str(port)]
+    if replay is not None:
+        market = f"replays {replay.recording} at {replay.speed:g} times its speed"
+        command += replay.exchange_options
+        return Program("local_exchange", tuple(command)), f"the local exchange on port {port} {market}"
     shared = ROOT / os.environ.get("BLACKBIRD_SHARED", "../shared")
     recording = (shared / "recordings" / "btc_depth50.ndjson.gz").resolve()
     if recording.exists():
@@ -269,12 +302,19 @@ def start_in_environment(options: argparse.Namespace, logs: Path, programs: Sequ
             preflight.check_collector_port()
     except preflight.CannotStartError as error:
         return _fail(error)
-    if options.demo and not options.no_setup and (status := asyncio.run(run_setup("reset", "--yes"))):
+    apart = options.demo or options.replay
+    if apart and not options.no_setup and (status := asyncio.run(run_setup("reset", "--yes"))):
         return status
     monitored = options.monitor and programs is None
     programs = list(service_programs() if programs is None else programs)
-    if options.demo:
-        exchange, market = exchange_program()
+    replay = None
+    if options.replay:
+        try:
+            replay = prepare_replay(options, logs)
+        except ReplayError as error:
+            return _fail(error)
+    if apart:
+        exchange, market = exchange_program(replay)
         programs = [exchange, *programs]
         notices.append(market)
     if monitored:
@@ -288,9 +328,19 @@ def start_in_environment(options: argparse.Namespace, logs: Path, programs: Sequ
             notices=notices,
             demo=options.demo,
             seconds=options.seconds,
+            replay=replay,
             windows=options.windows,
         )
     )
+
+
+def prepare_replay(options: argparse.Namespace, logs: Path) -> Replay:
+    """Export what the command line asks for, and return what there is to play; raises ReplayError."""
+    from launcher import preflight, replay  # noqa: PLC0415 - need the environment
+
+    recording = replay.export(PYTHON, ROOT, options.replay, logs)
+    port = next(port for port in range(9600, 9700) if preflight.port_is_free("127.0.0.1", port))
+    return replay.prepare(recording, options.speed, port)
 
 
 def _fail(error: Exception) -> int:
@@ -308,13 +358,15 @@ def main(arguments: Sequence[str] | None = None, programs: Sequence[Program] | N
         # A database and a virtual host of its own, which are emptied.
         name = os.environ.get("DEMO_NAME", "demo")
         os.environ.update(DEMO_SWITCHES, POSTGRES_DB=name, RABBITMQ_VHOST=name)
+    if options.replay:
+        os.environ.update(DEMO_SWITCHES, **set_apart(os.environ))
     try:
         if options.windows:
             check_tmux()
         locked = lock(logs)
         setup_done = os.environ.pop(SETUP_DONE, "")
         if not setup_done:
-            show_mode(demo=options.demo)
+            show_mode(demo=options.demo or options.replay is not None)
         if setup_done or options.no_setup:
             if Path(sys.prefix).resolve() == PYTHON.parent.parent.resolve():
                 return start_in_environment(options, logs, programs)

@@ -1,4 +1,7 @@
-"""The demo on the local exchange: two subscriptions, and at the end a table of what was traded."""
+"""The demo on the local exchange: subscriptions, and at the end a table of what was traded.
+
+A replay of a stored market is a demo with another market, which ends when that has been played.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from blackbird.broker.topology import ORDERS, QUOTE, SIGNAL, STORAGE
 from config import Config
 from database_manager import Cursor
 from launcher.queues import BrokerUnavailableError, look_up
+from launcher.replay import Replay
 from launcher.stop_request import StopRequest
 from launcher.supervisor import Supervisor
 from launcher.terminal import Terminal
@@ -93,16 +97,20 @@ class Summary:
 
 
 async def play(
-    supervisor: Supervisor, terminal: Terminal, request: StopRequest, seconds: float | None
+    supervisor: Supervisor,
+    terminal: Terminal,
+    request: StopRequest,
+    seconds: float | None,
+    replay: Replay | None = None,
 ) -> int:
     """Subscribe, let the services trade until the end is requested or `seconds` are over, and show the table.
 
-    Returns the exit status: 0 for a demo that went well, and for one without `seconds` that was ended by
-    request.
+    With `replay` it is over when that has been played. Returns the exit status: 0 for a demo that went well,
+    and for one without `seconds` that was ended by request.
     """
     failures: list[str] = []
     try:
-        await _first(_trade(supervisor, seconds), request.wait(), _death(supervisor))
+        await _first(_trade(supervisor, seconds, replay), request.wait(), _death(supervisor))
     except DemoError as error:
         failures.append(str(error))
     interrupted = request.is_set()
@@ -113,7 +121,7 @@ async def play(
         supervisor.say("ending in order: collector, what is still queued, then the rest (Ctrl-C: at once)")
     try:
         await _first(
-            _finish(supervisor, terminal, drain=not failures, must_trade=not interrupted),
+            _finish(supervisor, terminal, drain=not failures, must_trade=not interrupted and not replay),
             request.wait_for_second(),
         )
     except DemoError as error:
@@ -128,12 +136,16 @@ async def play(
     return 0
 
 
-async def _trade(supervisor: Supervisor, seconds: float | None) -> None:
+async def _trade(supervisor: Supervisor, seconds: float | None, replay: Replay | None) -> None:
     """Make the subscriptions, and return when the time of the demo is over."""
-    for subscription in SUBSCRIPTIONS:
+    for subscription in SUBSCRIPTIONS if replay is None else replay.subscriptions:
         detail = await _subscribe(subscription)
         supervisor.say(f"subscribed {subscription['channel']} {subscription['symbol']}: {detail}")
-    if seconds is None:
+    if replay is not None:
+        while not await asyncio.to_thread(replay.is_over):
+            await asyncio.sleep(0.2)
+        supervisor.say("all of it has been played")
+    elif seconds is None:
         await asyncio.Event().wait()
     else:
         supervisor.say(f"the demo trades for {seconds:g} s")
