@@ -162,6 +162,7 @@ class TradingEngineService:
         await session.declare_queue(ORDERS)
         await session.set_prefetch(UNACKNOWLEDGED)
         self._session = session
+        self._trading.attach(session)
         async with self._answering:
             await self._consume(session)
             if not await self._state.is_active():

@@ -55,14 +55,17 @@ class TradingAnswerer:
         self._askers: dict[str, list[_Asker]] = {}
         self._session: ReplySession | None = None
 
+    def attach(self, session: ReplySession) -> None:
+        """Use `session` from now on; what was asked on an earlier one is redelivered."""
+        if session is not self._session:
+            self._session = session
+            self._askers.clear()
+
     async def take(
         self, engine: TradingEngine, desk: Desk, session: ReplySession, requests: Sequence[Request]
     ) -> None:
         """Answer what is known, and let the desk decide on the rest; nothing waits for the exchange."""
-        if session is not self._session:
-            # What was asked on an earlier session is redelivered.
-            self._session = session
-            self._askers.clear()
+        self.attach(session)
         for request in requests:
             examined = examine(engine, request)
             if isinstance(examined, Decision):

@@ -228,6 +228,7 @@ class DeskScene:
         return self.journal.open_trades()
 
     async def recover(self) -> None:
+        self.replies.attach(self.session)
         engine = await self.state.recover(asyncio.get_running_loop().create_future())
         await self.desk.recover(engine)
 

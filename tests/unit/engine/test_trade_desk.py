@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from blackbird.engine.journal import Journal
 from blackbird.market.instrument import Instrument
 from blackbird.runtime.clock import milliseconds
 from blackbird.trading.engine import TradingEngine
@@ -750,3 +751,38 @@ def test_leftover_is_left_alone_while_the_exchange_is_not_reached(play: Callable
         assert leftover.key in scene.engine.leftovers.open
 
     play(script, exchange)
+
+
+def test_trade_that_cannot_be_booked_has_the_core_recovered_though_nobody_asks(
+    play: Callable[..., DeskScene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blackbird.engine.trade_books.DISK_PAUSE", 0.0)
+    exchange = FakeExchange()
+
+    async def begin(scene: DeskScene) -> None:
+        Held(exchange)
+        await scene.take(request(1, order()))
+        await scene.until(lambda: len(exchange.sent) == 2)
+
+    play(begin, exchange)
+    again = FakeExchange()
+    append, failures = Journal.append, iter([sqlite3.OperationalError("disk full")])
+
+    def fail_first(journal: Journal, records: Sequence[Record], ended: str | None = None) -> None:
+        for error in failures:
+            raise error
+        append(journal, records, ended)
+
+    monkeypatch.setattr(Journal, "append", fail_first)
+    for sent in exchange.sent:
+        fill = fill_of(sent, sent.quantity)
+        again.account.found[sent.link_id] = [Taken(sent.link_id), fill, Final(sent.link_id, sent.quantity)]
+
+    async def resumed(scene: DeskScene) -> None:
+        await scene.until(lambda: scene.session.is_closed)
+        scene.session = FakeSession()
+        await scene.recover()
+        await scene.until(lambda: not scene.open_trades())
+        assert len(scene.engine.spreads) == 1
+
+    play(resumed, again)
