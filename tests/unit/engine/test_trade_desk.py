@@ -90,6 +90,12 @@ def play(tmp_path: Path) -> Callable[..., DeskScene]:
     return start
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tries of unwinding follow at once."""
+    monkeypatch.setattr("blackbird.trading.trade.PAUSES_MS", (0,) * TRIES)
+
+
 class Held:
     """Orders whose sending gets no reply until they are let go; `only` those of one side."""
 
@@ -178,6 +184,7 @@ def test_open_that_comes_out_unequal_is_booked_with_what_both_legs_have(
     play(script, exchange)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("shares", "info"),
     [
@@ -661,12 +668,6 @@ async def leave_over(scene: DeskScene) -> Leftover:
     scene.exchange.sent.clear()
     (leftover,) = scene.engine.leftovers.open.values()
     return leftover
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the tries of unwinding follow at once."""
-    monkeypatch.setattr("blackbird.trading.trade.PAUSES_MS", (0,) * TRIES)
 
 
 @pytest.mark.usefixtures("impatient")
