@@ -372,7 +372,8 @@ CREATE INDEX IF NOT EXISTS spread_total_spread_id_idx ON bybit.spread_total (spr
 CREATE INDEX IF NOT EXISTS spread_total_open_idx ON bybit.spread_total
   (long_channel, long_symbol, short_channel, short_symbol, execution_id) WHERE opened - closed > 0;
 
--- Both legs of these executions. Not bybit.execution: these columns are the ones that totals are made of.
+-- Both legs of these executions, in the columns that totals are made of. Looked up one by one (OFFSET 0): without
+-- statistics the planner would compare each id with each order.
 CREATE OR REPLACE FUNCTION bybit.trades(ids bigint[]) RETURNS TABLE (
   execution_id bigint, action text, spread_id text, placed_at bigint, size numeric, cash numeric, fee numeric, fees numeric,
   price numeric, long_channel text, long_symbol text, short_channel text, short_symbol text
@@ -384,9 +385,16 @@ CREATE OR REPLACE FUNCTION bybit.trades(ids bigint[]) RETURNS TABLE (
          CASE buy.action WHEN 'Open Spread' THEN sell.channel ELSE buy.channel END,
          CASE buy.action WHEN 'Open Spread' THEN sell.symbol_name ELSE buy.symbol_name END
   FROM unnest(ids) AS id
-  JOIN bybit."order" AS buy ON buy.execution_id = id AND buy.type = 'buy'
-  JOIN bybit."order" AS sell ON sell.execution_id = id AND sell.type = 'sell'
+  CROSS JOIN LATERAL (SELECT * FROM bybit."order" WHERE execution_id = id AND type = 'buy' OFFSET 0) AS buy
+  CROSS JOIN LATERAL (SELECT * FROM bybit."order" WHERE execution_id = id AND type = 'sell' OFFSET 0) AS sell
   WHERE buy.action <> 'Unwind'
+$$;
+
+-- The execution that opened a spread, before a close of it. An id may be used again once its spread is closed. The order
+-- is that of the index by id: without statistics the planner would look through the executions instead.
+CREATE OR REPLACE FUNCTION bybit.opening_of(id text, before bigint) RETURNS bigint LANGUAGE sql STABLE AS $$
+  SELECT execution_id FROM bybit.spread_total WHERE spread_id COLLATE "C" = id AND execution_id < before
+  ORDER BY spread_id COLLATE "C" DESC, execution_id DESC LIMIT 1
 $$;
 
 -- Closes one after the other. Without a spread_id they take from the oldest open spreads of their pair, as in the
@@ -404,15 +412,14 @@ BEGIN
       UPDATE bybit.spread_total AS t
       SET closed = t.closed + trade.size, cash = t.cash + trade.cash, last_close = trade.placed_at,
           fee = CASE WHEN trade.fee IS NULL THEN t.fee ELSE coalesce(t.fee, 0) + trade.fee END
-      WHERE t.execution_id = (SELECT max(o.execution_id) FROM bybit.spread_total AS o
-                              WHERE o.spread_id COLLATE "C" = trade.spread_id AND o.execution_id < trade.execution_id);
+      WHERE t.execution_id = bybit.opening_of(trade.spread_id, trade.execution_id);
       CONTINUE WHEN FOUND;
     ELSE
       FOR lot IN SELECT t.execution_id, t.opened - t.closed AS remaining FROM bybit.spread_total AS t
                  WHERE (t.long_channel, t.long_symbol, t.short_channel, t.short_symbol)
                      = (trade.long_channel, trade.long_symbol, trade.short_channel, trade.short_symbol)
                    AND t.opened - t.closed > 0 AND t.execution_id < trade.execution_id
-                 ORDER BY t.execution_id LOOP
+                 ORDER BY t.long_channel, t.long_symbol, t.short_channel, t.short_symbol, t.execution_id LOOP
         part := least(rest, lot.remaining);
         UPDATE bybit.spread_total AS t
         SET closed = t.closed + part, cash = t.cash + part * trade.price, last_close = trade.placed_at
@@ -434,8 +441,7 @@ END $$;
 -- The same for closes that all name their spread, at a third of the cost.
 CREATE OR REPLACE FUNCTION bybit.count_named_closes(ids bigint[]) RETURNS void LANGUAGE sql AS $$
   WITH trade AS MATERIALIZED (
-    SELECT *, (SELECT max(o.execution_id) FROM bybit.spread_total AS o
-               WHERE o.spread_id COLLATE "C" = trade.spread_id AND o.execution_id < trade.execution_id) AS opening
+    SELECT *, bybit.opening_of(spread_id, execution_id) AS opening
     FROM bybit.trades(ids) AS trade WHERE action <> 'Open Spread'
   ), taken AS (
     UPDATE bybit.spread_total AS t
@@ -454,9 +460,9 @@ CREATE OR REPLACE FUNCTION bybit.count_named_closes(ids bigint[]) RETURNS void L
 $$;
 
 -- Executions of which a leg is missing are left out; they count when it comes. The plans are made once a session, for
--- however many executions come then: joins by index are right for a few, and good enough for all.
+-- however many executions come then: look-ups by index are right for a few, and good enough for all.
 CREATE OR REPLACE FUNCTION bybit.count_executions(ids bigint[]) RETURNS void LANGUAGE plpgsql
-SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 BEGIN
   INSERT INTO bybit.instrument_total AS t
   SELECT leg.channel, leg.symbol_name, sum(CASE leg.type WHEN 'buy' THEN leg.size ELSE -leg.size END), -sum(leg.flux),
@@ -465,8 +471,8 @@ BEGIN
          coalesce(sum(leg.flux) FILTER (WHERE leg.action = 'Unwind'), 0),
          coalesce(sum(leg.fee) FILTER (WHERE leg.action = 'Unwind'), 0)
   FROM unnest(ids) AS id
-  JOIN bybit."order" AS leg ON leg.execution_id = id
-  JOIN bybit."order" AS other ON other.execution_id = id AND other.type <> leg.type
+  CROSS JOIN LATERAL (SELECT *, count(*) OVER () AS legs FROM bybit."order" WHERE execution_id = id) AS leg
+  WHERE leg.legs = 2
   GROUP BY leg.channel, leg.symbol_name
   ON CONFLICT (channel, symbol_name) DO UPDATE
   SET size = t.size + excluded.size, exposure = t.exposure + excluded.exposure,
