@@ -604,12 +604,7 @@ def resolving(scene: DeskScene, price: str | None = None) -> bytes:
     return encode_leftover_request(asked)
 
 
-@pytest.fixture
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blackbird.trading.trade.PAUSES_MS", (0,) * 5)
-
-
-@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.usefixtures("impatient")
 def test_leftover_is_resolved_by_request_journaled_before_the_answer(play: Callable[..., DeskScene]) -> None:
     async def script(scene: DeskScene) -> None:
         await scene.take(request(1, order()))
@@ -629,7 +624,7 @@ def test_leftover_is_resolved_by_request_journaled_before_the_answer(play: Calla
     play(script, leaves_something_over())
 
 
-@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.usefixtures("impatient")
 def test_leftover_that_the_journal_does_not_take_is_not_answered(
     play: Callable[..., DeskScene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -787,3 +782,27 @@ def test_trade_that_cannot_be_booked_has_the_core_recovered_though_nobody_asks(
         assert len(scene.engine.spreads) == 1
 
     play(resumed, again)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_leftover_of_which_an_order_is_at_the_exchange_is_not_resolved(
+    play: Callable[..., DeskScene],
+) -> None:
+    exchange = FakeExchange()
+
+    async def script(scene: DeskScene) -> None:
+        leftover = await leave_over(scene)
+        held = Held(exchange)
+        exchange.shares = {}
+        body = resolving(scene)
+        scene.desk.trade_away(leftover)
+        await scene.until(lambda: scene.engine.leftovers.in_trade)
+        await scene.take(request(2, body))
+        (_, reply) = await scene.replied(2)
+        assert reply.info.startswith("invalid order: leftover: expected one at rest")
+        held.released.set()
+        await scene.until(lambda: not scene.engine.leftovers.open)
+        await scene.take(request(3, body))
+        assert (await scene.replied(3))[2].info == "leftover resolved"
+
+    play(script, exchange)
