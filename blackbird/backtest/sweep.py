@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from blackbird.archive.market import Market
+from blackbird.archive.parsed import parsed
 from blackbird.archive.source import Source, SourceError, Timed
 from blackbird.backtest.parameters import Parameters
 from blackbird.backtest.result import Result, result_of
@@ -26,8 +27,8 @@ from blackbird.backtest.simulation import Simulation
 from blackbird.trading.risk import RiskModel
 from blackbird.trading.spread_rules import CloseRule
 
-# A market of so many messages is kept in a worker for its next combination: 200 MB.
-KEPT_MESSAGES = 200_000
+# A market of so many messages is kept parsed in a worker for its next combination: 200 MB.
+KEPT_MESSAGES = 100_000
 BASIS_POINTS = Decimal(10_000)
 
 FIGURES = (
@@ -243,7 +244,7 @@ def _messages(market: Market) -> Source | list[Timed]:
     if not market.is_small(KEPT_MESSAGES):
         return source
     _kept.clear()
-    _kept[market] = list(source)
+    _kept[market] = parsed(source)
     return _kept[market]
 
 

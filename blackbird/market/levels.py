@@ -28,11 +28,14 @@ def text_levels(side: bytes | msgspec.Raw) -> TextLevels:
     return levels
 
 
-def decimal_levels(side: bytes | msgspec.Raw) -> Levels:
+def decimal_levels(side: bytes | msgspec.Raw | Levels) -> Levels:
     """Return the levels in the JSON of one side as exact decimals: price above zero, size zero or above.
 
+    What is a list has been read before, by this function, and is returned as it is.
     Raises InvalidMessage on anything but decimal texts, and on numbers too large or too fine.
     """
+    if isinstance(side, list):
+        return side
     return [(PRICES[price], SIZES[size]) for price, size in _texts(side)]
 
 

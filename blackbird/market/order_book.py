@@ -163,8 +163,10 @@ class Side:
                     if taken is not None and not taken.remaining:
                         insort(prices, price)
 
-    def checked(self, levels: msgspec.Raw) -> Snapshot | Sizes:
+    def checked(self, levels: msgspec.Raw | Levels) -> Snapshot | Sizes:
         """Return a snapshot's levels as `replace` takes them; raises InvalidMessage."""
+        if isinstance(levels, list):
+            return _sizes(levels)
         json = bytes(levels)
         if self._consumed:
             return _sizes(json)
@@ -335,5 +337,5 @@ class OrderBook:
         return Outcome.GAP
 
 
-def _sizes(levels: bytes | msgspec.Raw) -> Sizes:
+def _sizes(levels: bytes | msgspec.Raw | Levels) -> Sizes:
     return {price: size for price, size in dict(decimal_levels(levels)).items() if size}
