@@ -29,6 +29,7 @@ BENCHMARKS = {
     "latency": "exchange to `signal`, against a bare publisher",
     "pipeline": "everything at once: exchange to table, signal and orders",
     "scale": "cost and memory with instruments and messages; a burst",
+    "backtest": "backtests from archive and database, against the bare core",
     "cryptofeed_comparison": "cryptofeed's order book and backends on the same messages",
 }
 
