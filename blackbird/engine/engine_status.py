@@ -92,7 +92,7 @@ class EngineStatusSource:
             pnl=engine.pnl,
             credit=_total(holding.credit for holding in holdings.values()),
             cash_without_spread=_total(traded.cash_without_spread for traded in engine.totals.pairs.values()),
-            turnover=dict(engine.totals.turnover),
+            turnover=engine.totals.turnover(),
             pairs=[_totals(pair, traded, holdings.get(pair)) for pair, traded in engine.totals.pairs.items()],
             spreads_open=len(engine.spreads),
             open_spreads=[_spread(spread) for spread in islice(engine.spreads, MOST_SPREADS)],

@@ -72,7 +72,7 @@ class CollectorStatus(msgspec.Struct, frozen=True):
     published: int
     dropped: int
     push_age: Counts  # from the exchange's `ts` to the socket, one observation a read
-    confirm: Counts  # from the socket to the broker's confirmation, one observation a confirmation
+    confirm: Counts  # from the socket to the broker's confirmation, of a sample
 
 
 # --- the signal engine ---------------------------------------------------------------------------

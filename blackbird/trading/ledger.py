@@ -76,8 +76,9 @@ class Ledger:
         risks[order.sell] = EXACT.subtract(risks.get(order.sell, ZERO), sold)
         positions[order.buy] = EXACT.add(positions.get(order.buy, ZERO), size)
         positions[order.sell] = EXACT.subtract(positions.get(order.sell, ZERO), size)
-        self.pnl = EXACT.add(self.pnl, EXACT.add(bought, sold))
-        self.totals.add(record)
+        cash = EXACT.add(bought, sold)
+        self.pnl = EXACT.add(self.pnl, cash)
+        self.totals.add(record, bought, sold, cash)
         if self._unique_order:
             self.copies.add(fingerprint(order))
         if order.action == OPEN_SPREAD:

@@ -151,7 +151,8 @@ class OpenSpreads:
     def reduce(self, spread: Spread, size: Decimal) -> None:
         """Take `size` from a spread; one of which nothing is left is gone."""
         spread.quantity = EXACT.subtract(spread.quantity, size)
-        self.holdings[spread.pair].add(spread.spread, -size)
+        # Exact: a unary minus would round to the 28 digits of the default context.
+        self.holdings[spread.pair].add(spread.spread, size.copy_negate())
         if not spread.quantity:
             self._remove(spread)
 

@@ -11,52 +11,67 @@ from blackbird.trading.spreads import Pair, pair_of
 
 
 class Traded:
-    """What was traded of a pair: `cash` received less paid, `turnover` of both legs, and the executions.
+    """What was traded of a pair: `cash` received less paid, the value of each leg, and the executions.
 
     `cash_without_spread` is the part of the cash that closes have brought beyond all that was open.
     """
 
-    __slots__ = ("cash", "cash_without_spread", "closed", "opened", "turnover")
+    __slots__ = ("cash", "cash_without_spread", "closed", "long_value", "opened", "short_value")
 
     def __init__(self) -> None:
         self.cash = ZERO
         self.cash_without_spread = ZERO
-        self.turnover = ZERO
+        self.long_value = ZERO
+        self.short_value = ZERO
         self.opened = 0
         self.closed = 0
 
+    @property
+    def turnover(self) -> Decimal:
+        """The value of what was traded of both legs."""
+        return EXACT.add(self.long_value, self.short_value)
+
 
 class Totals:
-    """Sums over all executions: of each pair (long, short), and the `turnover` of each channel.
+    """Sums over all executions of each pair (long, short).
 
     `fees` are those that are known of executions: of real orders, and of a simulation that charges some.
     """
 
     def __init__(self) -> None:
         self.pairs: dict[Pair, Traded] = {}
-        self.turnover: dict[str, Decimal] = {}
         self.fees = ZERO
 
-    def add(self, record: Execution) -> None:
-        """Count an execution."""
-        order, bought, sold = record.order, record.buy_flux, record.sell_flux
-        pair = pair_of(order)
+    def add(self, record: Execution, bought: Decimal, sold: Decimal, cash: Decimal) -> None:
+        """Count an execution, of which one leg was bought and the other sold for so much signed cash."""
+        pair = pair_of(record.order)
         traded = self.pairs.get(pair)
         if traded is None:
             traded = self.pairs[pair] = Traded()
-        traded.cash = EXACT.add(traded.cash, EXACT.add(bought, sold))
-        traded.turnover = EXACT.add(traded.turnover, EXACT.subtract(sold, bought))
-        if order.action == OPEN_SPREAD:
+        traded.cash = EXACT.add(traded.cash, cash)
+        if record.order.action == OPEN_SPREAD:
             traded.opened += 1
+            traded.long_value = EXACT.subtract(traded.long_value, bought)
+            traded.short_value = EXACT.add(traded.short_value, sold)
         else:
             traded.closed += 1
-        turnover = self.turnover
-        turnover[order.buy.channel] = EXACT.subtract(turnover.get(order.buy.channel, ZERO), bought)
-        turnover[order.sell.channel] = EXACT.add(turnover.get(order.sell.channel, ZERO), sold)
-        fees = record.fees
+            traded.long_value = EXACT.add(traded.long_value, sold)
+            traded.short_value = EXACT.subtract(traded.short_value, bought)
         if record.traded is not None:
-            fees = record.traded.buy.fee, record.traded.sell.fee
-        for fee in fees or ():
+            self._add_fees(record.traded.buy.fee, record.traded.sell.fee)
+        elif record.fees is not None:
+            self._add_fees(*record.fees)
+
+    def turnover(self) -> dict[str, Decimal]:
+        """Return the value of what was traded on each channel."""
+        values: dict[str, Decimal] = {}
+        for pair, traded in self.pairs.items():
+            for leg, value in ((pair.long, traded.long_value), (pair.short, traded.short_value)):
+                values[leg.channel] = EXACT.add(values.get(leg.channel, ZERO), value)
+        return values
+
+    def _add_fees(self, *fees: Decimal | None) -> None:
+        for fee in fees:
             if fee is not None:
                 self.fees = EXACT.add(self.fees, fee)
 

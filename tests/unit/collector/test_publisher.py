@@ -10,7 +10,7 @@ from typing import Any, cast
 from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.session import Session, SessionLost
-from blackbird.collector.publisher import MOST_UNCONFIRMED, BrokerState, FeedPublisher
+from blackbird.collector.publisher import CONFIRM_SAMPLE, MOST_UNCONFIRMED, BrokerState, FeedPublisher
 from blackbird.market.instrument import Instrument
 
 A = Instrument("spot", "A")
@@ -337,7 +337,7 @@ def test_each_push_is_counted_as_waiting_confirmed_or_dropped() -> None:
         assert publisher.pending() == {A: 1, B: 1}
         broker.confirm(2, multiple=True)
         assert not publisher.pending()
-        assert publisher.confirm_age.counts().total == 1
+        assert publisher.confirm_age.counts().total == 0
         assert publisher.push_age.counts().total == 2, "one for each turn of the event loop"
 
     play(act, buffer=2)
@@ -349,5 +349,16 @@ def test_what_is_no_push_is_not_counted_as_one() -> None:
         scene.publisher.publish_subscriptions(b"map", b"saved")
         assert scene.publisher.backlog == 2
         assert not scene.publisher.pending()
+
+    play(act)
+
+
+def test_the_confirmation_of_a_sample_of_the_pushes_is_timed() -> None:
+    async def act(scene: Scene) -> None:
+        broker = await scene.begin()
+        await scene.publish(*range(2 * CONFIRM_SAMPLE + 1))
+        for tag in range(1, 2 * CONFIRM_SAMPLE + 2):
+            broker.confirm(tag)
+        assert scene.publisher.confirm_age.counts().total == 2
 
     play(act)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from decimal import Decimal
 
+from blackbird.market.decimals import EXACT
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD, Order
 from blackbird.trading.spreads import Pair
@@ -62,7 +63,7 @@ def test_totals_and_holdings_are_the_sums_over_all_orders_and_open_spreads() -> 
     assert {pair: traded.cash for pair, traded in engine.totals.pairs.items()} == cash
     assert sum(cash.values()) == engine.pnl
     turnover = sum(traded.turnover for traded in engine.totals.pairs.values())
-    assert turnover == sum(engine.totals.turnover.values())
+    assert turnover == sum(engine.totals.turnover().values())
     assert sum(traded.opened + traded.closed for traded in engine.totals.pairs.values()) == 400
 
 
@@ -84,3 +85,14 @@ def test_a_spread_knows_when_it_was_opened_and_how_large_it_was() -> None:
     (spread,) = engine.spreads
     assert (spread.opened, spread.quantity) == (Decimal(2), Decimal("1.5"))
     assert spread.opened_ms == 1234
+
+
+def test_sums_stay_exact_beyond_the_digits_of_the_default_context() -> None:
+    engine = new_engine()
+    size = Decimal("1.00000000000000000000000000000000001")
+    prices = Decimal("100.00000000000000000001"), Decimal("105.00000000000000000003")
+    engine.execute(order(OPEN_SPREAD, PAIRS[0], EXACT.multiply(size, Decimal(2)), prices, spread_id="s"))
+    engine.execute(order(CLOSE_SPREAD, PAIRS[0], size, prices, spread_id="s"))
+    (holding,) = engine.spreads.holdings.values()
+    assert holding.quantity == size
+    assert holding.credit == EXACT.multiply(size, EXACT.subtract(prices[1], prices[0]))
