@@ -333,6 +333,7 @@ class Settings(Servers):
     MAX_RISK_OPEN_POSITION: Decimal = Field(default=Decimal(1_000_000), gt=0)
     RISK_MODEL: Literal["cash", "position"] = "cash"
     UNIQUE_ORDER: Switch = True
+    KNOWN_ORDERS: int = Field(default=100_000, ge=1000, le=100_000_000)
     REAL_ORDER_SENDING: Switch = False
     REAL_MONEY: Switch = False
     # Hundredths of a per cent of the price.

@@ -133,6 +133,10 @@ class DatabaseManager:
         """Append rows of texts, numbers and None; any conflict fails them all."""
         self.copy(cursor, table, [copy_line(row) for row in rows])
 
+    def another(self) -> DatabaseManager:
+        """Return a manager with a connection of its own to the same database, for another thread."""
+        return DatabaseManager(self._service, self._settings)
+
     def close(self) -> None:
         """Close the connection; the next transaction opens another."""
         if self._connection is not None:

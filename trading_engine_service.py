@@ -24,7 +24,7 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.parameters import BrokerParameters
-from blackbird.broker.session import QueueInUse, Session, connection_parameters, keep_session
+from blackbird.broker.session import QueueInUse, Session, SessionLost, connection_parameters, keep_session
 from blackbird.broker.status_publisher import reporting
 from blackbird.broker.topology import ORDERS
 from blackbird.bybit.environment import OrderMode, UnsafeOrders
@@ -38,6 +38,7 @@ from blackbird.engine.exchange import Connect
 from blackbird.engine.execution_store import ExecutionStore
 from blackbird.engine.journal_loops import StoreLoop, SyncLoop
 from blackbird.engine.leftover_retries import LeftoverRetries
+from blackbird.engine.recollection import recall
 from blackbird.engine.replies import Replies
 from blackbird.engine.requests import Request
 from blackbird.engine.state import EngineState, History
@@ -120,6 +121,7 @@ class TradingEngineService:
         self._answering = asyncio.Lock()
         # Another consumer has the queue. At first that may be what is left of our own last session.
         self._overtaken = False
+        self._checking: asyncio.Task[None] | None = None
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Answer orders until `stop`; then finish those that were delivered."""
@@ -144,7 +146,7 @@ class TradingEngineService:
                     task.result()
             await self._finish()
         finally:
-            for task in (*work, stopping):
+            for task in (*work, stopping, *([self._checking] if self._checking else [])):
                 task.cancel()
             await asyncio.wait(work, timeout=CANCEL_SECONDS)
             self._state.close()
@@ -183,6 +185,15 @@ class TradingEngineService:
                     len(engine.spreads),
                     {str(leg): str(exposure) for leg, exposure in engine.risks.items()},
                 )
+                # A first checkpoint may be due, and the one that was used is compared behind the answers.
+                self._storing.notify()
+                self._checking = asyncio.create_task(self._check_checkpoint(session))
+
+    async def _check_checkpoint(self, session: Session) -> None:
+        if not await self._state.checkpoint_agrees():
+            async with self._answering:
+                self._state.invalidate()
+            session.close()
 
     async def _consume(self, session: Session) -> None:
         try:
@@ -215,6 +226,10 @@ class TradingEngineService:
             async with self._answering:
                 if self._state.engine is not None and self._session is not None and self._inbox:
                     requests, self._inbox = self._inbox, []
+                    try:
+                        await recall(self._state.engine, requests, self._state.find, self._session.lost)
+                    except SessionLost:
+                        continue  # they are redelivered
                     if self._desk is None:
                         await self._answerer.answer(self._state.engine, self._session, requests)
                     else:
@@ -254,6 +269,7 @@ def new_engine() -> TradingEngine:
         clock=milliseconds,
         fee_rates=None if Config.REAL_ORDER_SENDING else simulated_fees(),
         pair_cooldown_ms=Config.PAIR_COOLDOWN_MS if Config.REAL_ORDER_SENDING else 0,
+        known_orders=Config.KNOWN_ORDERS,
     )
 
 

@@ -202,6 +202,40 @@ DROP TRIGGER IF EXISTS forget_updates ON bybit.orderbook;
 CREATE TRIGGER forget_updates AFTER TRUNCATE ON bybit.orderbook
   FOR EACH STATEMENT EXECUTE FUNCTION bybit.forget_updates();
 
+-- The trading engine's start -------------------------------------------------------------------------------------------
+-- It begins with the books of the last checkpoint and reads what came after it. Orders that it does not remember are
+-- looked up, by what the indexes are for.
+CREATE TABLE IF NOT EXISTS bybit.checkpoint (
+  one_row      boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+  execution_id bigint NOT NULL,
+  books        text   NOT NULL,
+  digest       text   NOT NULL,
+  made_at      bigint NOT NULL  -- milliseconds
+);
+
+CREATE INDEX IF NOT EXISTS order_request_key_idx ON bybit."order" (request_key) WHERE request_key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS order_ts_orderbook_idx ON bybit."order" USING brin (ts_orderbook) WITH (pages_per_range = 32);
+CREATE INDEX IF NOT EXISTS refused_order_order_id_idx ON bybit.refused_order (order_id);
+CREATE INDEX IF NOT EXISTS refused_order_request_key_idx ON bybit.refused_order (request_key)
+  WHERE request_key IS NOT NULL;
+
+-- Whoever changes or removes executions makes the engine add them up anew.
+CREATE OR REPLACE FUNCTION bybit.forget_checkpoint() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  DELETE FROM bybit.checkpoint;
+  RETURN NULL;
+END $$;
+DROP TRIGGER IF EXISTS forget_checkpoint ON bybit."order";
+CREATE TRIGGER forget_checkpoint AFTER UPDATE OR DELETE OR TRUNCATE ON bybit."order"
+  FOR EACH STATEMENT EXECUTE FUNCTION bybit.forget_checkpoint();
+
+COMMENT ON TABLE bybit.checkpoint IS 'One row: the books of the trading engine after an execution, for its next start. Written by it, checked against the rows of bybit."order"; may be deleted at any time, the next start then reads all executions.';
+COMMENT ON COLUMN bybit.checkpoint.one_row IS 'Always true: keeps the table at one row';
+COMMENT ON COLUMN bybit.checkpoint.execution_id IS 'The last execution or refusal that the books include';
+COMMENT ON COLUMN bybit.checkpoint.books IS 'Exposure and position of each instrument, PnL and open spreads (JSON, numbers as text)';
+COMMENT ON COLUMN bybit.checkpoint.digest IS 'BLAKE2b of books';
+COMMENT ON COLUMN bybit.checkpoint.made_at IS 'When it was made, by the trading engine''s clock, ms since 1970';
+
 -- Retention ------------------------------------------------------------------------------------------------------------
 -- Whole UTC days of order books are removed, oldest first. Orders never are.
 

@@ -6,11 +6,12 @@ What came of a real trade, with its fills and leftovers, is written in one trans
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from blackbird.bybit.environment import SIMULATED, OrderMode
+from blackbird.engine.checkpoints import Checkpoints
 from blackbird.engine.history_rows import (
     FILLS,
     LEFTOVERS,
@@ -28,6 +29,8 @@ from blackbird.engine.history_rows import (
     unwind_rows,
 )
 from blackbird.runtime.process import InvalidSetup
+from blackbird.trading.books import Books
+from blackbird.trading.orders import Order
 from blackbird.trading.records import (
     Booking,
     Execution,
@@ -39,6 +42,7 @@ from blackbird.trading.records import (
 from database_manager import Cursor, DatabaseManager, RowsRejected, Table
 
 Row = tuple[Any, ...]
+R = TypeVar("R", OrderRow, RefusedOrderRow, LeftoverRow)
 
 # Updating what is resolved already, as after a crash before the journal was cleared, changes nothing.
 _RESOLVE = (
@@ -53,6 +57,16 @@ class Fenced(Exception):
 
 class OtherMode(InvalidSetup):
     """The history was made with orders of another mode, environment or account."""
+
+
+class Recovering(Protocol):
+    """The part of TradingEngine that takes what was decided earlier."""
+
+    def restore(self, books: Books) -> None:
+        """Begin with the books of an earlier run."""
+
+    def recover(self, records: Iterable[Stored]) -> None:
+        """Account for what was decided earlier."""
 
 
 class ExecutionStore:
@@ -70,6 +84,7 @@ class ExecutionStore:
         self._orders = orders
         self._in_table_order = attrgetter(*orders.columns)
         self._mode = mode
+        self._checkpoints = Checkpoints(orders)
 
     def claim(self) -> str:
         """Make this engine the active one, and return the history's id; raises OtherMode."""
@@ -145,10 +160,7 @@ class ExecutionStore:
         )
 
         def work(cursor: Cursor) -> None:
-            cursor.execute("SELECT engine::text FROM bybit.history FOR SHARE")
-            row = cursor.fetchone()
-            if row is None or row[0] != self._owner:
-                raise Fenced("another trading engine works on this database now")
+            self._check_owner(cursor)
             for table, of_table in tables:
                 if of_table:
                     write(cursor, table, of_table)
@@ -157,19 +169,83 @@ class ExecutionStore:
 
         self._database.transaction(work)
 
-    def replay(self, recover: Callable[[Iterable[Stored]], None]) -> None:
-        """Give all executions, oldest first, then all refusals and all leftovers to `recover`."""
-        columns = ", ".join(OrderRow._fields)
-        executed = f"SELECT {columns} FROM {self._orders.name} ORDER BY execution_id, type"  # noqa: S608
-        columns = ", ".join(RefusedOrderRow._fields)
-        refused = f"SELECT {columns} FROM {REFUSED_ORDERS.name}"  # noqa: S608
-        columns = ", ".join(LeftoverRow._fields)
-        left = f"SELECT {columns} FROM {LEFTOVERS.name} ORDER BY since, trade_id, number"  # noqa: S608
+    def _check_owner(self, cursor: Cursor) -> None:
+        cursor.execute("SELECT engine::text FROM bybit.history FOR SHARE")
+        row = cursor.fetchone()
+        if row is None or row[0] != self._owner:
+            raise Fenced("another trading engine works on this database now")
+
+    def replay(self, engine: Recovering) -> Books | None:
+        """Give the checkpoint, what was executed and refused since, and all leftovers to `engine`.
+
+        Returns the checkpoint, None where there was none that could be used.
+        """
+
+        def work(cursor: Cursor) -> Books | None:
+            books = self._checkpoints.load(cursor)
+            if books is not None:
+                engine.restore(books)
+            since = f"WHERE execution_id > {books.execution_id if books else 0} ORDER BY execution_id"
+            # What was executed last is asked about again, so it is remembered last.
+            engine.recover(refusals(self._read(cursor, RefusedOrderRow, REFUSED_ORDERS, since)))
+            engine.recover(executions(self._read(cursor, OrderRow, self._orders, f"{since}, type")))
+            in_order = "ORDER BY since, trade_id, number"
+            engine.recover(leftovers(self._read(cursor, LeftoverRow, LEFTOVERS, in_order)))
+            return books
+
+        return self._database.transaction(work)
+
+    def agrees(self, books: Books) -> bool:
+        """Return whether the executions add up to the books of the checkpoint; remove it where they do not.
+
+        On a connection of its own, for it takes a second per two million executions.
+        """
+        database = self._database.another()
+        try:
+            return database.transaction(lambda cursor: self._checkpoints.agrees(cursor, books))
+        finally:
+            database.close()
+
+    def _read(self, cursor: Cursor, kind: type[R], table: Table, which: str) -> Iterator[R]:
+        query = f"SELECT {', '.join(kind._fields)} FROM {table.name} {which}"  # noqa: S608 - no values
+        return map(kind._make, self._database.rows(cursor, query))
+
+    def find(self, keys: Sequence[str], copies: Sequence[Order]) -> list[Execution | Refusal]:
+        """Return the records of orders and requests known by `keys`, and those that may equal `copies`."""
+        orders = ", ".join(OrderRow._fields)
+        refused = ", ".join(RefusedOrderRow._fields)
+
+        def work(cursor: Cursor) -> list[Execution | Refusal]:
+            cursor.execute(
+                f"SELECT {orders} FROM {self._orders.name}"  # noqa: S608 - a setting
+                " WHERE order_id = ANY(%(keys)s) OR request_key = ANY(%(keys)s) OR execution_id IN ("
+                f" SELECT execution_id FROM {self._orders.name}"
+                " WHERE type = 'buy' AND ts_orderbook = ANY(%(times)s)"
+                "    AND (channel, symbol_name, coalesce(asked_price, price)) IN %(legs)s)"
+                " ORDER BY execution_id, type",
+                {
+                    "keys": list(keys),
+                    "times": [order.ts_buy for order in copies],
+                    "legs": tuple((*order.buy, order.buy_price) for order in copies) or (("", "", 0),),
+                },
+            )
+            executed = list(executions(map(OrderRow._make, cursor.fetchall())))
+            cursor.execute(
+                f"SELECT {refused} FROM {REFUSED_ORDERS.name}"  # noqa: S608 - a setting
+                " WHERE order_id = ANY(%(keys)s) OR request_key = ANY(%(keys)s)",
+                {"keys": list(keys)},
+            )
+            found = refusals(map(RefusedOrderRow._make, cursor.fetchall()))
+            return [*(each for each in executed if isinstance(each, Execution)), *found]
+
+        return self._database.transaction(work)
+
+    def save_checkpoint(self, books: Books) -> None:
+        """Write the checkpoint where it agrees with the executions; raises Fenced."""
 
         def work(cursor: Cursor) -> None:
-            recover(executions(map(OrderRow._make, self._database.rows(cursor, executed))))
-            recover(refusals(map(RefusedOrderRow._make, self._database.rows(cursor, refused))))
-            recover(leftovers(map(LeftoverRow._make, self._database.rows(cursor, left))))
+            self._check_owner(cursor)
+            self._checkpoints.save(cursor, books)
 
         self._database.transaction(work)
 

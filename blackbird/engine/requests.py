@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import NamedTuple
 
 from pika.spec import BasicProperties
@@ -27,6 +28,9 @@ from blackbird.trading.records import Record
 logger = logging.getLogger(__name__)
 
 CRASHED = "crashed the handler twice"
+
+# An order may be looked at twice, see recollection.py.
+decoded = lru_cache(maxsize=1024)(decode_request)
 
 
 class Request(NamedTuple):
@@ -75,7 +79,7 @@ def name_of(order: Order, key: str | None) -> str:
 def examine(engine: TradingEngine, request: Request) -> Decision | NewOrder:
     """Return the decision on a request that needs no new one, else its order."""
     try:
-        order = decode_request(request.body)
+        order = decoded(request.body)
     except InvalidMessage as error:
         why = str(error)
         return Decision(request, Reply(NOT_ACK, invalid_order(why)), dead_letter=why)

@@ -6,24 +6,30 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from blackbird.engine.execution_store import Fenced
+from blackbird.engine.execution_store import Fenced, Recovering
 from blackbird.engine.journal import Journal, JournalInUse
 from blackbird.runtime.backoff import Backoff
 from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
+from blackbird.trading.books import Books
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.leftover_trade import OpenTrade
-from blackbird.trading.records import Record, Stored
+from blackbird.trading.orders import Order
+from blackbird.trading.records import Execution, Record, Refusal
 from database_manager import DatabaseUnavailable, RowsRejected
 
 logger = logging.getLogger(__name__)
 
 STORE_AT_ONCE = 1000
+# A start reads what was decided since the last checkpoint: some 20 us a record. Where many spreads are open,
+# writing them costs more.
+CHECKPOINT_RECORDS = 20_000
+CHECKPOINT_SPREADS = 5
 SHORTEST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 # How long orders wait for the database to say which engine is active, after a session was lost.
@@ -45,8 +51,17 @@ class History(Protocol):
     def add(self, records: Sequence[Record]) -> None:
         """Store records, all or none; raises Fenced where another engine is active."""
 
-    def replay(self, recover: Callable[[Iterable[Stored]], None]) -> None:
-        """Give everything stored to `recover`."""
+    def replay(self, engine: Recovering) -> Books | None:
+        """Give the checkpoint and everything stored since to `engine`; return the checkpoint."""
+
+    def agrees(self, books: Books) -> bool:
+        """Return whether what is stored adds up to the books of the checkpoint; remove it where not."""
+
+    def find(self, keys: Sequence[str], copies: Sequence[Order]) -> list[Execution | Refusal]:
+        """Return the records of orders and requests known by `keys`, and those that may equal `copies`."""
+
+    def save_checkpoint(self, books: Books) -> None:
+        """Write the checkpoint; raises Fenced where another engine is active."""
 
 
 class EngineState:
@@ -65,12 +80,16 @@ class EngineState:
         self._new_engine = new_engine
         self._history = history
         self._journals = journals
+        self._checkpoint_id = 0
+        self._restored: Books | None = None
+        self._snapshot: Books | None = None
         self._database = WorkerThread("database")
         self._disk = WorkerThread("journal")
 
     def invalidate(self) -> None:
         """Have the core recovered again: what it holds may be ahead of the journal."""
         self.engine = None
+        self._snapshot = None
         self._has_engine.clear()
 
     async def wait_for_engine(self) -> TradingEngine:
@@ -105,8 +124,24 @@ class EngineState:
             while await self.store_pending():
                 pass
             await self._database.run(history.enter_mode)
-            await self._database.run(partial(history.replay, engine.recover))
+            self._restored = await self._database.run(partial(history.replay, engine))
+            self._checkpoint_id = self._restored.execution_id if self._restored else 0
         return engine
+
+    async def checkpoint_agrees(self) -> bool:
+        """Return whether what is stored adds up to the checkpoint that the core began with, if any.
+
+        It takes seconds, in a thread of its own; a database that does not say so counts as yes.
+        """
+        history, books = self._history, self._restored
+        self._restored = None
+        if history is None or books is None:
+            return True
+        try:
+            return await WorkerThread("checkpoint").run(partial(history.agrees, books))
+        except (DatabaseUnavailable, RowsRejected) as error:
+            logger.warning("the checkpoint was not compared with the executions: %s", error)
+            return True
 
     async def is_active(self) -> bool:
         """Return whether no other engine has taken the history over while this one had no session.
@@ -166,7 +201,26 @@ class EngineState:
             # Where it was released meanwhile, its next owner stores them again, which changes nothing.
             if self.journal is journal:
                 journal.forget(pending[-1].execution_id)
+        if self.engine is not None:
+            await self._checkpoint(self.engine, history, pending[-1].execution_id if pending else None)
         return len(pending)
+
+    async def _checkpoint(self, engine: TradingEngine, history: History, stored: int | None) -> None:
+        """Save the books once they are due and all that they are made of is stored; None: everything is."""
+        stored = engine.last_id if stored is None else stored
+        engine.orders.stored(stored)
+        due = max(CHECKPOINT_RECORDS, CHECKPOINT_SPREADS * len(engine.spreads))
+        if self._snapshot is None and engine.last_id - self._checkpoint_id >= due:
+            self._snapshot = engine.books()
+        books = self._snapshot
+        if books is not None and books.execution_id <= stored:
+            await self._database.run(partial(history.save_checkpoint, books))
+            self._checkpoint_id, self._snapshot = books.execution_id, None
+
+    async def find(self, keys: Sequence[str], copies: Sequence[Order]) -> list[Execution | Refusal]:
+        """Look up what was decided earlier, see History; raises DatabaseUnavailable or RowsRejected."""
+        assert self._history is not None  # noqa: S101 - nothing is forgotten without one
+        return await self._database.run(partial(self._history.find, keys, copies))
 
     async def sync(self) -> None:
         """Bring the journal to the disk itself; raises sqlite3.Error."""

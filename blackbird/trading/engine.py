@@ -55,7 +55,7 @@ class TradingEngine:
 
     `limit` and `risk_model` see RiskLimit. `unique_order` refuses copies of orders that have no id, `clock`
     returns milliseconds since 1970. `fee_rates` are those of a simulation by channel, as fractions of an
-    order's value. `pair_cooldown_ms` see Cooldown.
+    order's value. `pair_cooldown_ms` see Cooldown, `known_orders` see KnownOrders.
 
     In a simulation `execute` decides on an order, and one that passes the checks counts as executed at its
     prices. A real one is checked, reserved for while it is traded, and booked with what came of it.
@@ -70,8 +70,9 @@ class TradingEngine:
         risk_model: RiskModel = "cash",
         fee_rates: Mapping[str, Decimal] | None = None,
         pair_cooldown_ms: int = 0,
+        known_orders: int | None = None,
     ) -> None:
-        self._ledger = ledger = Ledger(unique_order=unique_order)
+        self._ledger = ledger = Ledger(unique_order=unique_order, known_orders=known_orders)
         self.risks = ledger.risks
         self.positions = ledger.positions
         self.orders = ledger.orders
@@ -82,6 +83,9 @@ class TradingEngine:
         self.risk_model = risk_model
         self.first_answer = ledger.first_answer
         self.recover = ledger.recover
+        self.books = ledger.books
+        self.restore = ledger.restore
+        self.remember = ledger.remember
         self._reservations = Reservations()
         self._cooldown = Cooldown(pair_cooldown_ms)
         self._risk = RiskLimit(limit, risk_model, ledger, self._reservations)
@@ -93,6 +97,15 @@ class TradingEngine:
     def pnl(self) -> Decimal:
         """All cash received less all cash paid, without fees."""
         return self._ledger.pnl
+
+    @property
+    def last_id(self) -> int:
+        """The id of the newest record."""
+        return self._ledger.last_id
+
+    def may_be_forgotten(self, order: Order) -> bool:
+        """Return whether an order that is not known may have been answered all the same, long ago."""
+        return self.orders.may_be_forgotten(order, self._clock())
 
     @staticmethod
     def answer_of(record: Record) -> Reply:
@@ -221,7 +234,7 @@ class TradingEngine:
     def _is_copy(self, order: Order) -> bool:
         copy = fingerprint(order)
         running = self._reservations.orders()
-        return copy in self._ledger.copies or any(fingerprint(each) == copy for each in running)
+        return self.orders.is_copy(copy) or any(fingerprint(each) == copy for each in running)
 
     def _check_new_spread(self, order: Order) -> None:
         spread_id = order.spread_id

@@ -8,6 +8,8 @@ from decimal import Decimal
 
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
+from blackbird.trading.books import Books, LegBooks, SpreadBooks
+from blackbird.trading.known_orders import KnownOrders
 from blackbird.trading.leftovers import Leftovers
 from blackbird.trading.orders import ACK, NOT_ACK, OPEN_SPREAD, ORDER_PLACED, Order, Reply
 from blackbird.trading.records import Booking, Execution, Leftover, Refusal, Resolved, Stored, Unwind
@@ -16,21 +18,22 @@ from blackbird.trading.totals import Totals
 
 
 class Ledger:
-    """Exposure, PnL, known orders, open spreads and leftovers. With `unique_order` it knows copies too."""
+    """Exposure, PnL, known orders, open spreads and leftovers. With `unique_order` it knows copies too.
 
-    def __init__(self, *, unique_order: bool) -> None:
+    `known_orders` is how many orders are remembered, see KnownOrders.
+    """
+
+    def __init__(self, *, unique_order: bool, known_orders: int | None = None) -> None:
         # Above zero long, below short: cash exposure in quote coin, position in base coin.
         self.risks: dict[Instrument, Decimal] = {}
         self.positions: dict[Instrument, Decimal] = {}
         self.pnl = ZERO
-        self.orders: dict[str, str] = {}  # order id, or key of a request without one -> its first answer
+        self.orders = KnownOrders(known_orders)
         self.spreads = OpenSpreads()
         self.leftovers = Leftovers()
         self.totals = Totals()
-        self.copies: set[bytes] = set()
         self.last_id = 0
         self._unique_order = unique_order
-        self._answers: dict[str, Reply] = {}  # those of real orders that were executed, which say more
 
     def next_id(self) -> int:
         """Return the id of the next execution or refusal."""
@@ -42,21 +45,63 @@ class Ledger:
         info = self.orders.get(key) if key is not None else None
         if info is None or key is None:
             return None
-        return self._answers.get(key) or reply(info)
+        return self.orders.reply(key) or reply(info)
 
     def recover(self, records: Iterable[Stored]) -> None:
         """Account for what was decided earlier, executions oldest first and leftovers last."""
         for record in records:
             if not isinstance(record, Leftover | Resolved):
                 self.last_id = max(self.last_id, record.execution_id)
+                self.orders.stored(record.execution_id)
             self.account(record)
+
+    def books(self) -> Books:
+        """Return what everything up to now adds up to, leftovers apart."""
+        return Books(
+            self.last_id,
+            self.orders.newest_ms,
+            self.pnl,
+            [LegBooks(leg, self.risks[leg], self.positions[leg]) for leg in self.risks],
+            [
+                SpreadBooks(listed, spread.opened, spread.opened_ms)
+                for listed, spread in zip(self.spreads.listed(), self.spreads, strict=True)
+            ],
+            self.totals.books(),
+            self.totals.fees,
+        )
+
+    def restore(self, books: Books) -> None:
+        """Begin with the books of an earlier run, whose orders are not known here but in the database."""
+        self.last_id = books.execution_id
+        self.pnl = books.pnl
+        self.orders.stored(books.execution_id)
+        self.orders.forget_up_to(books.newest_ms)
+        for leg in books.legs:
+            self.risks[leg.instrument] = leg.exposure
+            self.positions[leg.instrument] = leg.position
+        self.totals.restore(books)
+        for each in books.spreads:
+            spread = Spread.listed_as(each.listed)
+            spread.opened, spread.opened_ms = each.opened, each.opened_ms
+            self.spreads.add(spread)
+
+    def remember(self, record: Execution | Refusal) -> None:
+        """Remember the answer of a record that is accounted for already."""
+        if isinstance(record, Execution):
+            key = record.order.order_id or record.request_key
+            more = None if record.traded is None else answer_to(record)
+            copy = fingerprint(record.order) if self._unique_order else None
+            self.orders.add(record.execution_id, record.placed_at, key, ORDER_PLACED, more, copy)
+        else:
+            key = record.order_id or record.request_key
+            self.orders.add(record.execution_id, record.answered_at, key, record.info)
 
     def account(self, record: Stored) -> None:
         """Add a record to what there is."""
         if isinstance(record, Execution):
             self._account_execution(record)
         elif isinstance(record, Refusal):
-            self._remember(record.order_id, record.request_key, record.info)
+            self.remember(record)
         elif isinstance(record, Booking):
             for part in record.parts():
                 self.account(part)
@@ -79,15 +124,11 @@ class Ledger:
         cash = EXACT.add(bought, sold)
         self.pnl = EXACT.add(self.pnl, cash)
         self.totals.add(record, bought, sold, cash)
-        if self._unique_order:
-            self.copies.add(fingerprint(order))
         if order.action == OPEN_SPREAD:
             self.spreads.add(Spread.opened_by(order, executed, record.placed_at))
         else:
             self._reduce_spreads(record, size)
-        key = self._remember(order.order_id, record.request_key, ORDER_PLACED)
-        if key is not None and record.traded is not None:
-            self._answers[key] = answer_to(record)
+        self.remember(record)
 
     def _account_unwind(self, record: Unwind) -> None:
         unwound = record.unwound
@@ -110,12 +151,6 @@ class Ledger:
             if not left:
                 return
         self.totals.add_without_spread(record, left)
-
-    def _remember(self, order_id: str | None, request_key: str | None, info: str) -> str | None:
-        key = order_id if order_id is not None else request_key
-        if key is not None:
-            self.orders[key] = info
-        return key
 
 
 def reply(info: str) -> Reply:

@@ -69,6 +69,12 @@ class Spread:
         pair = Pair(order.buy, order.sell)
         return cls(order.spread_id or new_id(), pair, entry, executed.size, bought_at, opened_ms)
 
+    @classmethod
+    def listed_as(cls, listed: OpenSpread) -> Spread:
+        """Return the spread that an engine lists."""
+        pair = Pair(listed.long, listed.short)
+        return cls(listed.spread_id, pair, listed.spread, listed.quantity, listed.long_price)
+
     @property
     def short_price(self) -> Decimal | None:
         """bid(short) at entry, None where it is not known."""
@@ -109,8 +115,7 @@ class OpenSpreads:
         """Return the spreads of an engine's answer, oldest first."""
         spreads = cls()
         for spread in listed:
-            pair = Pair(spread.long, spread.short)
-            spreads.add(Spread(spread.spread_id, pair, spread.spread, spread.quantity, spread.long_price))
+            spreads.add(Spread.listed_as(spread))
         return spreads
 
     def listed(self) -> list[OpenSpread]:

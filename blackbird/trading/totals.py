@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from blackbird.market.decimals import EXACT, ZERO
+from blackbird.trading.books import Books, PairBooks
 from blackbird.trading.orders import OPEN_SPREAD
 from blackbird.trading.records import Execution
 from blackbird.trading.spreads import Pair, pair_of
@@ -41,6 +42,21 @@ class Totals:
     def __init__(self) -> None:
         self.pairs: dict[Pair, Traded] = {}
         self.fees = ZERO
+
+    def books(self) -> list[PairBooks]:
+        """Return what was traded of each pair."""
+        return [
+            PairBooks(pair.long, pair.short, **{name: getattr(each, name) for name in Traded.__slots__})
+            for pair, each in self.pairs.items()
+        ]
+
+    def restore(self, books: Books) -> None:
+        """Begin with the books of an earlier run."""
+        self.fees = books.fees
+        for each in books.pairs:
+            traded = self.pairs[Pair(each.long, each.short)] = Traded()
+            for name in Traded.__slots__:
+                setattr(traded, name, getattr(each, name))
 
     def add(self, record: Execution, bought: Decimal, sold: Decimal, cash: Decimal) -> None:
         """Count an execution, of which one leg was bought and the other sold for so much signed cash."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +16,7 @@ from blackbird.bybit.environment import OrderMode
 from blackbird.engine.execution_store import ExecutionStore, OtherMode
 from blackbird.engine.journal import Journal
 from blackbird.market.instrument import Instrument
+from blackbird.trading.books import Books
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.orders import OPEN_SPREAD, Order
 from blackbird.trading.records import Booking, Record, Stored
@@ -29,6 +30,19 @@ from tests.support.workspace import Workspace, apply_schema
 
 REAL = OrderMode.of(real=True, environment="demo", rest_url="")
 SIMULATED = OrderMode.of(real=False, environment="demo", rest_url="")
+
+
+class Collecting:
+    """Keeps what is recovered in a list."""
+
+    def __init__(self, found: list[Stored]) -> None:
+        self._found = found
+
+    def restore(self, books: Books) -> None:
+        raise AssertionError(books)
+
+    def recover(self, records: Iterable[Stored]) -> None:
+        self._found.extend(records)
 
 
 @pytest.fixture
@@ -101,7 +115,7 @@ def test_fills_rows_views_and_engine_agree(place: Workspace, database: DatabaseM
     history.add(bookings)
 
     again = new_engine(limit="1e12")
-    history.replay(again.recover)
+    history.replay(again)
     assert state(again) == state(engine)
     assert again.leftovers.next_number("trade 1") == engine.leftovers.next_number("trade 1")
 
@@ -160,7 +174,7 @@ def test_trade_comes_back_from_the_database_as_it_went_in(database: DatabaseMana
     history.claim()
     history.add(bookings)
     found: list[Stored] = []
-    history.replay(found.extend)
+    history.replay(Collecting(found))
     expected: list[Stored] = []
     for booking in bookings:
         expected += booking.parts()
@@ -238,7 +252,7 @@ def test_simulated_fees_are_stored_and_in_the_views(place: Workspace, database: 
         (20, Decimal("0.22"), Decimal("19.78"))
     ]
     found: list[Stored] = []
-    history.replay(found.extend)
+    history.replay(Collecting(found))
     (back,) = found
     assert back == msgspec.structs.replace(
         engine.execute(msgspec.structs.replace(order, order_id="p", spread_id="t")),
@@ -311,7 +325,7 @@ def test_database_from_before_keeps_everything(place: Workspace, database: Datab
     history = store(database, SIMULATED)
     history.claim()
     engine = new_engine()
-    history.replay(engine.recover)
+    history.replay(engine)
     assert engine.pnl == 20
     assert [(each.spread_id, each.quantity) for each in engine.spreads] == [("s", Decimal(2))]
     assert engine.orders == {"o": "order placed", "p": "expired"}

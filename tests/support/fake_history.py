@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 
-from blackbird.engine.execution_store import Fenced
+from blackbird.engine.execution_store import Fenced, Recovering
+from blackbird.trading.books import Books
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.orders import Order
-from blackbird.trading.records import Execution, Record, Stored
+from blackbird.trading.records import Execution, Record, Refusal
 from tests.support.market import PERP, SPOT
 
 _numbers = itertools.count(1)
@@ -25,6 +26,9 @@ class FakeHistory:
         self.added: list[int] = []  # how many records each call brought
         self.steps: list[str] = []
         self.owned = False
+        self.checkpoint: Books | None = None
+        self.checkpoint_agrees = True
+        self.looked_up: list[tuple[list[str], list[Order]]] = []
 
     def claim(self) -> str:
         self._step("claim")
@@ -45,9 +49,30 @@ class FakeHistory:
         self.added.append(len(records))
         self.records += [record for record in records if record not in self.records]
 
-    def replay(self, recover: Callable[[Iterable[Stored]], None]) -> None:
+    def replay(self, engine: Recovering) -> Books | None:
         self._step("replay")
-        recover(list(self.records))
+        books = self.checkpoint
+        if books is not None:
+            engine.restore(books)
+        engine.recover([each for each in self.records if not books or each.execution_id > books.execution_id])
+        return books
+
+    def agrees(self, books: Books) -> bool:
+        self._step("agrees")
+        assert books == self.checkpoint
+        return self.checkpoint_agrees
+
+    def find(self, keys: Sequence[str], copies: Sequence[Order]) -> list[Execution | Refusal]:
+        self._step("find")
+        self.looked_up.append((list(keys), list(copies)))
+        return [each for each in self.records if isinstance(each, Execution) and each.order.order_id in keys]
+
+    def save_checkpoint(self, books: Books) -> None:
+        self._step("save checkpoint")
+        if not self.owned:
+            raise Fenced("another engine")
+        assert books.execution_id <= max(each.execution_id for each in self.records)
+        self.checkpoint = books
 
     def _step(self, name: str) -> None:
         self.steps.append(name)
