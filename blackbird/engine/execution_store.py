@@ -221,12 +221,14 @@ class ExecutionStore:
                 " WHERE order_id = ANY(%(keys)s) OR request_key = ANY(%(keys)s) OR execution_id IN ("
                 f" SELECT execution_id FROM {self._orders.name}"
                 " WHERE type = 'buy' AND ts_orderbook = ANY(%(times)s)"
-                "    AND (channel, symbol_name, coalesce(asked_price, price)) IN %(legs)s)"
+                " AND (channel, symbol_name, coalesce(asked_price, price), coalesce(asked_size, size))"
+                " IN %(legs)s)"
                 " ORDER BY execution_id, type",
                 {
                     "keys": list(keys),
                     "times": [order.ts_buy for order in copies],
-                    "legs": tuple((*order.buy, order.buy_price) for order in copies) or (("", "", 0),),
+                    "legs": tuple((*order.buy, order.buy_price, order.size) for order in copies)
+                    or (("", "", 0, 0),),
                 },
             )
             executed = list(executions(map(OrderRow._make, cursor.fetchall())))

@@ -11,6 +11,7 @@ from blackbird.market.fields import InvalidMessage
 from blackbird.runtime.backoff import Backoff
 from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.trading.engine import TradingEngine, request_key
+from blackbird.trading.ledger import fingerprint
 from blackbird.trading.orders import Order
 from blackbird.trading.records import Execution, Refusal
 from database_manager import DatabaseUnavailable, RowsRejected
@@ -51,6 +52,15 @@ def forgotten(engine: TradingEngine, requests: Sequence[Request]) -> Forgotten:
     return found
 
 
+def _key(record: Execution | Refusal) -> str | None:
+    order_id = record.order.order_id if isinstance(record, Execution) else record.order_id
+    return order_id or record.request_key
+
+
+def _fingerprint(record: Execution | Refusal) -> bytes | None:
+    return fingerprint(record.order) if isinstance(record, Execution) else None
+
+
 async def recall(
     engine: TradingEngine, requests: Sequence[Request], find: Find, lost: asyncio.Future[None]
 ) -> None:
@@ -69,8 +79,11 @@ async def recall(
         except (DatabaseUnavailable, RowsRejected) as error:
             waiting.warn("orders are held, their first answers are looked up: %s", error)
         else:
+            copies = {fingerprint(order) for order in wanted.orders}
             for record in records:
-                engine.remember(record)
+                # Of those with the same buy leg as a copy most may have another sell leg.
+                if _key(record) in wanted.keys or _fingerprint(record) in copies:
+                    engine.remember(record)
             return
         await asyncio.wait([lost], timeout=backoff.next())
         if lost.done():

@@ -28,6 +28,7 @@ class FakeHistory:
         self.owned = False
         self.checkpoint: Books | None = None
         self.checkpoint_agrees = True
+        self.books_at_end: Books | None = None
         self.looked_up: list[tuple[list[str], list[Order]]] = []
 
     def claim(self) -> str:

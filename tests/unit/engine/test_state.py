@@ -16,7 +16,7 @@ from blackbird.engine.execution_store import Fenced, OtherMode
 from blackbird.engine.journal import Journal
 from blackbird.engine.state import STORE_AT_ONCE, EngineState
 from database_manager import DatabaseUnavailable, RowsRejected
-from tests.support.fake_history import FakeHistory, executions, new_engine
+from tests.support.fake_history import FakeHistory, executions, new_engine, new_order
 from tests.support.trade_model import new_state
 
 T = TypeVar("T")
@@ -67,6 +67,103 @@ def test_recovered_engine_has_what_the_history_and_the_journal_hold(tmp_path: Pa
     assert history.records == records
     assert history.owned
     assert journaled(tmp_path) == 0
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+async def decide(state: EngineState, count: int, *, store: bool = True) -> None:
+    """Execute and journal so many orders, and store them."""
+    assert state.engine is not None
+    for _ in range(count):
+        state.append([state.engine.execute(new_order())])
+    while store and await state.store_pending():
+        pass
+
+
+@pytest.fixture
+def checkpoint_every_10(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blackbird.engine.state.CHECKPOINT_RECORDS", 10)
+    monkeypatch.setattr("blackbird.engine.state.CHECKPOINT_SPREADS", 0)
+
+
+@pytest.mark.usefixtures("checkpoint_every_10")
+def test_checkpoint_is_saved_when_due_and_a_start_reads_what_came_after_it(tmp_path: Path) -> None:
+    history = FakeHistory()
+
+    async def fill(state: EngineState) -> None:
+        await recover(state)
+        await decide(state, 9)
+        assert "save checkpoint" not in history.steps
+        await decide(state, 1)
+        assert history.checkpoint is not None
+        assert history.checkpoint.execution_id == 10
+        await decide(state, 3)
+        assert state.engine is not None
+        history.books_at_end = state.engine.books()
+
+    async def start_again(state: EngineState) -> None:
+        await recover(state)
+        assert state.engine is not None
+        assert state.engine.books() == history.books_at_end
+        assert len(state.engine.orders) == 3
+        assert await state.checkpoint_agrees()
+
+    with_state(tmp_path, history, fill)
+    with_state(tmp_path, history, start_again)
+
+
+@pytest.mark.usefixtures("checkpoint_every_10")
+def test_checkpoint_waits_until_all_that_it_is_made_of_is_stored(tmp_path: Path) -> None:
+    history = FakeHistory()
+
+    async def script(state: EngineState) -> None:
+        await recover(state)
+        await decide(state, STORE_AT_ONCE + 10, store=False)
+        await state.store_pending()
+        assert "save checkpoint" not in history.steps
+        await state.store_pending()
+        assert history.checkpoint is not None
+        assert history.checkpoint.execution_id == STORE_AT_ONCE + 10
+
+    with_state(tmp_path, history, script)
+
+
+@pytest.mark.usefixtures("checkpoint_every_10")
+def test_books_of_a_core_that_is_recovered_anew_are_no_checkpoint(tmp_path: Path) -> None:
+    history = FakeHistory()
+
+    async def script(state: EngineState) -> None:
+        await recover(state)
+        await decide(state, STORE_AT_ONCE + 10, store=False)
+        assert state.engine is not None
+        state.engine.execute(new_order())  # ahead of the journal
+        await state.store_pending()  # takes the books, and waits for the rest
+        state.invalidate()
+        await recover(state)
+        await decide(state, 1)
+        assert history.checkpoint == state.engine.books()
+
+    with_state(tmp_path, history, script)
+
+
+@pytest.mark.usefixtures("checkpoint_every_10")
+def test_checkpoint_that_turns_out_not_to_agree_is_reported_once(tmp_path: Path) -> None:
+    history = FakeHistory()
+
+    async def fill(state: EngineState) -> None:
+        await recover(state)
+        assert await state.checkpoint_agrees(), "there is none"
+        await decide(state, 10)
+
+    async def start_again(state: EngineState) -> None:
+        await recover(state)
+        history.checkpoint_agrees = False
+        assert not await state.checkpoint_agrees()
+        assert await state.checkpoint_agrees(), "compared once"
+
+    with_state(tmp_path, history, fill)
+    with_state(tmp_path, history, start_again)
 
 
 def test_long_journal_is_stored_in_portions(tmp_path: Path) -> None:
