@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
@@ -54,13 +54,19 @@ PACE = 0.003
 SWITCH_SECONDS = 0.001
 
 
+class CountingStore(Store[UpdateKey], Protocol):
+    """Where updates are stored; `rows` counts what was added to the table of levels."""
+
+    rows: int
+
+
 class DataStorageService:
     """The storage service between broker and database; with `discard` messages are acknowledged unread."""
 
     def __init__(
         self,
         broker: BrokerParameters,
-        store: Store[UpdateKey],
+        store: CountingStore,
         quotes: QuoteStorage,
         upkeep: Upkeep,
         *,
@@ -79,6 +85,7 @@ class DataStorageService:
         self.status = StorageStatusSource(
             self._writer.progress,
             self._failures,
+            rows=lambda: store.rows,
             gathered=lambda: self._writer.gathered,
             is_connected=lambda: self._session is not None and self._session.is_open,
             discard=discard,

@@ -38,11 +38,6 @@ class Batch(Generic[K]):
         self._session = session
         self._last_tag = 0
 
-    @property
-    def rows(self) -> int:
-        """How many rows the updates have."""
-        return sum(update.lines.count("\n") for update in self.updates.values())
-
     def count(self, delivery_tag: int) -> None:
         """Count a delivery; it is acknowledged with the others."""
         self._last_tag = delivery_tag

@@ -62,20 +62,22 @@ _escaped = lru_cache(maxsize=10_000)(copy_text)
 class OrderbookStore:
     """Writes batches of updates, each update once, one transaction per batch.
 
-    `levels` is the table of the price levels. The methods raise DatabaseUnavailable or RowsRejected.
+    `levels` is the table of the price levels; `rows` counts what was added to it. The methods raise
+    DatabaseUnavailable or RowsRejected.
     """
 
     def __init__(self, database: DatabaseManager, levels: Table) -> None:
+        self.rows = 0
         self._database = database
         self._levels = levels
 
     def add(self, batch: Mapping[UpdateKey, Update]) -> None:
         """Store the rows of each update that is not stored yet."""
         try:
-            self._database.transaction(partial(self._copy, batch))
+            self.rows += self._database.transaction(partial(self._copy, batch))
         except RowsRejected:
             # Some are stored already, as after a crash between commit and acknowledgement, or are at fault.
-            self._database.transaction(partial(self._copy_new, batch))
+            self.rows += self._database.transaction(partial(self._copy_new, batch))
 
     def trial(self, lines: str) -> None:
         """Write the levels of an update under a key of their own, and roll back."""
@@ -86,16 +88,20 @@ class OrderbookStore:
         statement = f"SELECT FROM {self._levels.name}, {UPDATES.name} LIMIT 0"
         self._database.transaction(lambda cursor: cursor.execute(statement))
 
-    def _copy(self, batch: Mapping[UpdateKey, Update], cursor: Cursor) -> None:
+    def _copy(self, batch: Mapping[UpdateKey, Update], cursor: Cursor) -> int:
+        """Add updates that are all new, and return how many rows of levels they have."""
         lines = [update_line(key, update.properties) for key, update in batch.items()]
         self._database.copy(cursor, UPDATES, lines)
         self._database.copy(cursor, self._levels, [update.lines for update in batch.values()])
+        return cursor.rowcount
 
-    def _copy_new(self, batch: Mapping[UpdateKey, Update], cursor: Cursor) -> None:
+    def _copy_new(self, batch: Mapping[UpdateKey, Update], cursor: Cursor) -> int:
+        """Add those of the updates that are new, and return how many rows of levels they have."""
         rows = [(*key, *publication(update.properties)) for key, update in batch.items()]
         new = self._database.insert_new(cursor, UPDATES, rows)
         keys: list[UpdateKey] = [row[: len(KEY_COLUMNS)] for row in new]
         self._database.copy(cursor, self._levels, [batch[key].lines for key in keys])
+        return cursor.rowcount
 
 
 def update_line(key: UpdateKey, properties: BasicProperties) -> str:

@@ -23,7 +23,6 @@ class Progress(Generic[K]):
 
     def __init__(self, clock: Callable[[], int] = milliseconds) -> None:
         self.stored = 0
-        self.rows = 0
         self.dead_letters = 0
         self.waiting = 0  # in the batch that is being written
         self.is_failing = False  # the database took nothing the last time
@@ -44,26 +43,27 @@ class Progress(Generic[K]):
         self.stored += batch.messages
         self.dead_letters += batch.dead_letters
         if batch.updates:
-            self.rows += batch.rows
             self.write_times.observe(seconds)
             self.newest = next(reversed(batch.updates))
             self.stored_ms = self._clock()
 
 
 class StorageStatusSource:
-    """Describes a storage service. `gathered` returns how many messages wait to be written."""
+    """Describes a storage service; `rows` returns how many were written, `gathered` how many updates wait."""
 
     def __init__(
         self,
         progress: Progress[UpdateKey],
         failures: FailureLog,
         *,
+        rows: Callable[[], int],
         gathered: Callable[[], int],
         is_connected: Callable[[], bool],
         discard: bool,
     ) -> None:
         self._progress = progress
         self._failures = failures
+        self._rows = rows
         self._gathered = gathered
         self._is_connected = is_connected
         self._discard = discard
@@ -91,7 +91,7 @@ class StorageStatusSource:
             state=state,
             messages=progress.stored + waiting,
             stored=progress.stored,
-            rows=progress.rows,
+            rows=self._rows(),
             waiting=waiting,
             batch_write=progress.write_times.counts(),
             stored_cts_ms=0 if progress.newest is None else progress.newest[0],

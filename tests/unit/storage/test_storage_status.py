@@ -24,6 +24,7 @@ class Scene:
         self.source = StorageStatusSource(
             self.progress,
             FailureLog(),
+            rows=lambda: 6,
             gathered=lambda: self.gathered,
             is_connected=lambda: True,
             discard=discard,
@@ -70,11 +71,11 @@ def test_a_database_that_takes_nothing_is_named_until_it_does() -> None:
     assert scene.status.state == "storing"
 
 
-def test_what_is_discarded_is_no_row() -> None:
+def test_what_is_discarded_is_no_batch() -> None:
     scene = Scene(discard=True)
     one: Batch[UpdateKey] = Batch("storage")
     one.count(1)
     scene.progress.begun(one)
     scene.progress.done(one, 0)
-    assert (scene.status.state, scene.status.stored, scene.status.rows) == ("discarding", 1, 0)
+    assert (scene.status.state, scene.status.stored) == ("discarding", 1)
     assert scene.status.batch_write.total == 0
