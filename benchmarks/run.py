@@ -30,6 +30,7 @@ BENCHMARKS = {
     "pipeline": "everything at once: exchange to table, signal and orders",
     "scale": "cost and memory with instruments and messages; a burst",
     "backtest": "backtests from archive and database, against the bare core",
+    "status": "what a status of the signal engine costs, without a broker",
     "cryptofeed_comparison": "cryptofeed's order book and backends on the same messages",
 }
 
