@@ -83,7 +83,7 @@ def test_broker_restarted_all_four_services_come_back_with_bounded_loss_and_fres
 def test_broker_that_is_short_of_memory_is_waited_for_and_a_service_can_be_stopped_meanwhile(
     servers: ServerPair, place: Workspace, market: ExchangeProcess
 ) -> None:
-    system = LiveSystem(place, market)
+    system = LiveSystem(place, market, STATUS_INTERVAL_MS="500")
     system.start(*SERVICES)
     system.subscribe()
     system.wait_until_it_works()

@@ -138,7 +138,7 @@ def test_each_service_killed_in_turn_under_a_moving_market_leaves_exact_accounts
 
 def test_all_stopped_under_full_load_end_with_0_within_5_seconds_and_lose_nothing(place: Workspace) -> None:
     with ExchangeProcess("--rate", "300") as exchange:
-        system = LiveSystem(place, exchange, MAX_BOOK_AGE_MS="3000")
+        system = LiveSystem(place, exchange, MAX_BOOK_AGE_MS="3000", STATUS_INTERVAL_MS="500")
         system.start(*SERVICES)
         system.subscribe()
         system.wait_until_it_works()
