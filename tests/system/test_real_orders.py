@@ -532,7 +532,7 @@ def trade_in_chaos(
     truth = system.check(60)
     system.check_answers(trading.replies)
     check_known_answers(system, trading)
-    infos = Counter(reply["info"] for reply in trading.replies.values())
+    infos = Counter(reply["info"].partition(":")[0] for reply in trading.replies.values())
     return (
         f"{count} orders in {took:.0f} s, {len(truth.fills)} fills, {len(truth.orders)} requests,"
         f" {len(system.open_leftovers())} leftovers open, events {events}; answers: {dict(infos)}"
