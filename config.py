@@ -281,6 +281,9 @@ class Settings(Servers):
                 "trade_id",
                 "asked_price",
                 "asked_size",
+                "published_at",
+                "received_at",
+                "decided_at",
             ],
         ),
     }

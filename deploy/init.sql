@@ -117,6 +117,11 @@ ALTER TABLE bybit."order"
   ADD COLUMN IF NOT EXISTS trade_id    text,     -- of a real order: its fills and leftovers have the same
   ADD COLUMN IF NOT EXISTS asked_price numeric,  -- of a real order: the order's price, where price is that of the fills
   ADD COLUMN IF NOT EXISTS asked_size  numeric;
+-- The trail of the order's latency, in milliseconds; empty where the sender gave none.
+ALTER TABLE bybit."order"
+  ADD COLUMN IF NOT EXISTS published_at bigint,  -- the last message of the leg's book: published by the collector ...
+  ADD COLUMN IF NOT EXISTS received_at  bigint,  -- ... and taken by the signal engine
+  ADD COLUMN IF NOT EXISTS decided_at   bigint;  -- the order was made
 
 -- Orders that were answered NOT ACK: asked again, they get the same answer.
 CREATE TABLE IF NOT EXISTS bybit.refused_order (
@@ -586,9 +591,32 @@ SELECT execution_id, buy.action, buy.spread_id, buy.order_id,
        buy.placed_at - buy.ts_orderbook AS buy_book_age_ms,
        buy.placed_at - sell.ts_orderbook AS sell_book_age_ms,
        buy.fee + sell.fee AS fee, buy.trade_id, buy.asked_size,
-       buy.asked_price AS buy_asked_price, sell.asked_price AS sell_asked_price
+       buy.asked_price AS buy_asked_price, sell.asked_price AS sell_asked_price,
+       buy.published_at AS buy_published_at, sell.published_at AS sell_published_at,
+       buy.received_at AS buy_received_at, sell.received_at AS sell_received_at, buy.decided_at
 FROM bybit."order" AS buy JOIN bybit."order" AS sell USING (execution_id)
 WHERE buy.type = 'buy' AND sell.type = 'sell';
+
+-- By the leg whose message came last: it gave reason to the order.
+CREATE OR REPLACE VIEW bybit.latency AS
+SELECT placed_at / 3600000 * 3600000 AS hour, count(*) AS executions,
+       percentile_disc(0.5) WITHIN GROUP (ORDER BY published_at - cts) AS exchange_p50_ms,
+       percentile_disc(0.99) WITHIN GROUP (ORDER BY published_at - cts) AS exchange_p99_ms,
+       percentile_disc(0.5) WITHIN GROUP (ORDER BY received_at - published_at) AS broker_p50_ms,
+       percentile_disc(0.99) WITHIN GROUP (ORDER BY received_at - published_at) AS broker_p99_ms,
+       percentile_disc(0.5) WITHIN GROUP (ORDER BY decided_at - received_at) AS decision_p50_ms,
+       percentile_disc(0.99) WITHIN GROUP (ORDER BY decided_at - received_at) AS decision_p99_ms,
+       percentile_disc(0.5) WITHIN GROUP (ORDER BY placed_at - decided_at) AS execution_p50_ms,
+       percentile_disc(0.99) WITHIN GROUP (ORDER BY placed_at - decided_at) AS execution_p99_ms,
+       percentile_disc(0.5) WITHIN GROUP (ORDER BY placed_at - cts) AS total_p50_ms,
+       percentile_disc(0.99) WITHIN GROUP (ORDER BY placed_at - cts) AS total_p99_ms
+FROM (SELECT placed_at, decided_at,
+             CASE WHEN buy_is_newer THEN buy_ts_orderbook ELSE sell_ts_orderbook END AS cts,
+             CASE WHEN buy_is_newer THEN buy_published_at ELSE sell_published_at END AS published_at,
+             CASE WHEN buy_is_newer THEN buy_received_at ELSE sell_received_at END AS received_at
+      FROM (SELECT *, buy_received_at > sell_received_at AS buy_is_newer FROM bybit.execution
+            WHERE decided_at IS NOT NULL AND action <> 'Unwind') AS timed) AS step
+GROUP BY 1;
 
 CREATE OR REPLACE VIEW bybit.spread AS
 SELECT execution_id, spread_id, long_channel, long_symbol, short_channel, short_symbol, opened_at,
@@ -602,8 +630,10 @@ SELECT execution_id, spread_id, long_channel, long_symbol, short_channel, short_
        fee
 FROM bybit.spread_total
 UNION ALL
-SELECT NULL, NULL, long_channel, long_symbol, short_channel, short_symbol,
-       NULL, NULL, 0, size_without_spread, 0, NULL, NULL, 0, cash_without_spread, NULL, NULL
+-- The types are those of the part above: only so conditions and orders reach the indexes of both.
+SELECT NULL::bigint, NULL::text, long_channel, long_symbol, short_channel, short_symbol,
+       NULL::bigint, NULL::bigint, 0::numeric, size_without_spread, 0::numeric, NULL::numeric, NULL::numeric, 0::numeric,
+       cash_without_spread, NULL::bigint, NULL::numeric
 FROM bybit.pair_total WHERE size_without_spread <> 0 OR cash_without_spread <> 0;
 
 CREATE OR REPLACE VIEW bybit.open_spread AS SELECT * FROM bybit.spread WHERE left_quantity > 0;
@@ -739,6 +769,10 @@ COMMENT ON COLUMN bybit."order".trade_id IS 'Identifies the real trade: bybit.fi
 COMMENT ON COLUMN bybit."order".asked_price IS 'Price of the order, where price is that of its fills; NULL for a simulated order and an Unwind';
 COMMENT ON COLUMN bybit."order".asked_size IS 'Size of the order, where size is what both legs have executed; NULL for a simulated order and an Unwind';
 
+COMMENT ON COLUMN bybit."order".published_at IS 'When the collector received the last message of the leg''s book, ms since 1970; NULL where the sender gave no times';
+COMMENT ON COLUMN bybit."order".received_at IS 'When the signal engine took that message from the broker, ms since 1970; NULL as published_at';
+COMMENT ON COLUMN bybit."order".decided_at IS 'When the signal engine made the order, ms since 1970; NULL as published_at';
+
 COMMENT ON TABLE bybit.refused_order IS 'Orders that were answered NOT ACK, one row each. Written by the trading engine; asked again, an order gets the same answer.';
 COMMENT ON COLUMN bybit.refused_order.execution_id IS 'From the same sequence as bybit."order".execution_id';
 COMMENT ON COLUMN bybit.refused_order.order_id IS 'Id given by the sender; NULL where it gave none';
@@ -819,6 +853,26 @@ COMMENT ON COLUMN bybit.execution.trade_id IS 'Identifies the real trade; NULL f
 COMMENT ON COLUMN bybit.execution.asked_size IS 'Size of the real order; size is what was executed';
 COMMENT ON COLUMN bybit.execution.buy_asked_price IS 'Price of the real order''s buy leg; buy_price is that of its fills';
 COMMENT ON COLUMN bybit.execution.sell_asked_price IS 'Price of the real order''s sell leg; sell_price is that of its fills';
+
+COMMENT ON COLUMN bybit.execution.buy_published_at IS 'When the collector received the last message of the bought instrument''s book, ms since 1970; NULL where the sender gave no times';
+COMMENT ON COLUMN bybit.execution.sell_published_at IS 'The same of the sold instrument''s book';
+COMMENT ON COLUMN bybit.execution.buy_received_at IS 'When the signal engine took the last message of the bought instrument''s book, ms since 1970';
+COMMENT ON COLUMN bybit.execution.sell_received_at IS 'The same of the sold instrument''s book';
+COMMENT ON COLUMN bybit.execution.decided_at IS 'When the signal engine made the order, ms since 1970';
+
+COMMENT ON VIEW bybit.latency IS 'How long orders took, by hour: from the newer book''s message to the execution, in steps. Times of executions without Unwind that have them; between two machines'' clocks where they are two.';
+COMMENT ON COLUMN bybit.latency.hour IS 'Beginning of the hour, ms since 1970';
+COMMENT ON COLUMN bybit.latency.executions IS 'Executions that have the times';
+COMMENT ON COLUMN bybit.latency.exchange_p50_ms IS 'Matching engine (cts) to the collector, median, ms';
+COMMENT ON COLUMN bybit.latency.exchange_p99_ms IS 'Matching engine (cts) to the collector, 99th percentile, ms';
+COMMENT ON COLUMN bybit.latency.broker_p50_ms IS 'Collector to the signal engine, median, ms';
+COMMENT ON COLUMN bybit.latency.broker_p99_ms IS 'Collector to the signal engine, 99th percentile, ms';
+COMMENT ON COLUMN bybit.latency.decision_p50_ms IS 'Signal engine''s receipt to the order, median, ms: long for the later orders of one message';
+COMMENT ON COLUMN bybit.latency.decision_p99_ms IS 'Signal engine''s receipt to the order, 99th percentile, ms';
+COMMENT ON COLUMN bybit.latency.execution_p50_ms IS 'Order to its execution by the trading engine, median, ms';
+COMMENT ON COLUMN bybit.latency.execution_p99_ms IS 'Order to its execution by the trading engine, 99th percentile, ms';
+COMMENT ON COLUMN bybit.latency.total_p50_ms IS 'Matching engine (cts) to the execution, median, ms';
+COMMENT ON COLUMN bybit.latency.total_p99_ms IS 'Matching engine (cts) to the execution, 99th percentile, ms';
 
 COMMENT ON VIEW bybit.spread IS 'Spreads with what they earned, from bybit."order". A close without spread_id takes from the oldest open spreads of its pair, as in the trading engine; what it takes beyond all that is open is a row per pair without execution_id and spread_id.';
 COMMENT ON COLUMN bybit.spread.execution_id IS 'The execution that opened the spread; NULL in the row of closes without a spread';

@@ -49,6 +49,9 @@ class OrderRow(NamedTuple):
     trade_id: str | None = None
     asked_price: Decimal | None = None
     asked_size: Decimal | None = None
+    published_at: int | None = None
+    received_at: int | None = None
+    decided_at: int | None = None
 
 
 class RefusedOrderRow(NamedTuple):
@@ -151,6 +154,9 @@ def _order_row(
         execution.execution_id,
         execution.request_key,
         fee,
+        published_at=order.published_buy if side == "buy" else order.published_sell,
+        received_at=order.received_buy if side == "buy" else order.received_sell,
+        decided_at=order.decided_at,
     )
 
 

@@ -13,9 +13,11 @@ from typing import Protocol
 import msgspec
 from pika.spec import BasicProperties
 
+from blackbird.broker.properties import published_at
 from blackbird.market.book_message import BookMessage
 from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
+from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.failure_log import FailureLog
 from blackbird.signals.ack_tracker import AckTracker
 from blackbird.trading.order_scan import OrderScan
@@ -72,6 +74,7 @@ class LaneContext:
     failures: FailureLog
     reject: Callable[[PendingUpdate, str], None]
     start_timer: Callable[[float, Callable[[], None]], Timer] = start_timer
+    clock: Callable[[], int] = milliseconds
 
 
 class GroupLane:
@@ -221,7 +224,19 @@ class GroupLane:
         self._scan = scan
         on_late = self._context.failures.guard("applying what waits", self._on_late)
         timer = self._context.start_timer(LATE_SECONDS, on_late)
-        self._context.orders.send(order, partial(self._on_reply, scan, order, timer))
+        self._context.orders.send(self._with_trail(order), partial(self._on_reply, scan, order, timer))
+
+    def _with_trail(self, order: Order) -> Order:
+        """Return `order` with the times that its latency is measured by."""
+        bought, sold = self._last_updates.get(order.buy), self._last_updates.get(order.sell)
+        return msgspec.structs.replace(
+            order,
+            published_buy=bought and published_at(bought.properties),
+            published_sell=sold and published_at(sold.properties),
+            received_buy=bought and bought.taken_ms,
+            received_sell=sold and sold.taken_ms,
+            decided_at=self._context.clock(),
+        )
 
     def _on_late(self) -> None:
         self._is_late = True

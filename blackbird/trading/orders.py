@@ -57,7 +57,9 @@ class Order(msgspec.Struct, frozen=True):
     """Buy one leg and sell the other, both `size` (base coin), at the given prices (quote coin).
 
     `ts_buy` and `ts_sell` are the matching engine's milliseconds of the books that were traded on;
-    `expires_at` is the millisecond after which the order must not be executed.
+    `expires_at` is the millisecond after which the order must not be executed. To measure latency alone, in
+    milliseconds and where the sender gives them: `published_...` and `received_...` are when the last message
+    of each leg's book was published and taken from the broker, `decided_at` when the order was made.
     """
 
     action: Literal["Open Spread", "Close Spread"]
@@ -71,6 +73,11 @@ class Order(msgspec.Struct, frozen=True):
     order_id: str | None = None
     spread_id: str | None = None
     expires_at: int | None = None
+    published_buy: int | None = None
+    published_sell: int | None = None
+    received_buy: int | None = None
+    received_sell: int | None = None
+    decided_at: int | None = None
 
 
 class LeftoverRequest(msgspec.Struct, frozen=True):
@@ -263,7 +270,12 @@ def decode_request(body: bytes) -> Order | LeftoverRequest | None:
         ts_sell=_milliseconds(fields, "ts_sell"),
         order_id=_identifier(fields, "order_id"),
         spread_id=_identifier(fields, "spread_id"),
-        expires_at=_milliseconds(fields, "expires_at") if fields.get("expires_at") is not None else None,
+        expires_at=_optional_milliseconds(fields, "expires_at"),
+        published_buy=_optional_milliseconds(fields, "published_buy"),
+        published_sell=_optional_milliseconds(fields, "published_sell"),
+        received_buy=_optional_milliseconds(fields, "received_buy"),
+        received_sell=_optional_milliseconds(fields, "received_sell"),
+        decided_at=_optional_milliseconds(fields, "decided_at"),
     )
     if order.buy == order.sell:
         raise InvalidMessage("sell: expected another leg than buy, was the same")
@@ -317,6 +329,10 @@ def _milliseconds(fields: Mapping[str, Any], name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_BIGINT:
         raise InvalidMessage(f"{name}: expected milliseconds as a whole number, was {value!r:.80}")
     return value
+
+
+def _optional_milliseconds(fields: Mapping[str, Any], name: str) -> int | None:
+    return None if fields.get(name) is None else _milliseconds(fields, name)
 
 
 def _identifier(fields: Mapping[str, Any], name: str) -> str | None:

@@ -272,6 +272,7 @@ def test_signal_engine_sends_orders_as_promised(place: Workspace) -> None:
     assert set(order) == {
         *("order_id", "action", "spread_id", "expires_at", "buy", "buy_price", "sell", "sell_price"),
         *("size", "ts_buy", "ts_sell"),
+        *("published_buy", "published_sell", "received_buy", "received_sell", "decided_at"),
     }
     assert (order["buy"], order["sell"]) == (LINEAR, SPOT)
     assert before + 7000 <= order["expires_at"] <= now_ms() + 7000

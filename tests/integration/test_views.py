@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from blackbird.bybit.environment import OrderMode
@@ -373,7 +374,7 @@ def test_an_execution_has_both_legs_in_one_row(place: Workspace) -> None:
     trader.open("first", "10", "3")
     store(place, trader.records)
     assert place.query("SELECT * FROM bybit.execution") == [
-        (1, OPEN, "first", None, *PERP, 100, *SPOT, 110, 3, 30, 1000, 900, 800, 100, 200, *[None] * 5)
+        (1, OPEN, "first", None, *PERP, 100, *SPOT, 110, 3, 30, 1000, 900, 800, 100, 200, *[None] * 10)
     ]
 
 
@@ -392,3 +393,30 @@ def test_every_table_view_and_column_has_a_comment(place: Workspace) -> None:
         " OR col_description(attrelid, attnum) IS NULL) ORDER BY 1, 2"
     )
     assert without == []
+
+
+def test_latency_is_measured_by_the_leg_whose_message_came_last(place: Workspace) -> None:
+    trader = Trader()
+    for number in range(1, 5):
+        trader.open(f"s{number}", "10", "3")
+    timed = [
+        msgspec.structs.replace(
+            record,
+            placed_at=3_600_000 + record.placed_at,
+            order=msgspec.structs.replace(
+                record.order,
+                ts_buy=3_600_000,
+                published_buy=3_600_010,
+                received_buy=3_600_012,
+                ts_sell=1,
+                published_sell=2,
+                received_sell=3,
+                decided_at=3_600_000 + record.placed_at - 5,
+            ),
+        )
+        for record in trader.executed[:3]
+    ]
+    store(place, [*timed, trader.executed[3]])
+    assert place.query("SELECT * FROM bybit.latency") == [
+        (3_600_000, 3, 10, 10, 2, 2, 1983, 2983, 5, 5, 2000, 3000)
+    ]

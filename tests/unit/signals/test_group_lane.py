@@ -103,7 +103,15 @@ class Scene:
         self.acknowledged = 0
         self._acks = AckTracker(self._acknowledge)
         self.lanes = GroupLanes(
-            LaneContext(self.signal, self.orders, self._acks, self.failures, self._reject, self._start_timer)
+            LaneContext(
+                self.signal,
+                self.orders,
+                self._acks,
+                self.failures,
+                self._reject,
+                self._start_timer,
+                clock=lambda: self.now + 7,
+            )
         )
         self._delivered = 0
         self._last: dict[Instrument, int] = {}
@@ -136,9 +144,8 @@ class Scene:
         u = self._last[instrument] = self._last.get(instrument, 0) + 1
         message = book_message(kind, u, bids, asks, instrument=instrument, key=key, time=self._delivered)
         received_ms = self.now - age_ms
-        self.lanes.receive(
-            PendingUpdate(self._delivered, message, received_ms, self.now, b"", BasicProperties())
-        )
+        properties = BasicProperties(headers={"published_at": received_ms - 1})
+        self.lanes.receive(PendingUpdate(self._delivered, message, received_ms, self.now, b"", properties))
         self._acks.delivered(self._delivered)
         self._acks.flush()
 
@@ -441,3 +448,14 @@ def test_message_that_is_applied_while_a_reply_is_late_is_the_last_that_its_book
     scene.book(A, [("98", "1")], [("102", "1")])
     scene.become_late()
     assert scene.lanes.last_updates[A].delivery_tag == 3
+
+
+def test_order_has_the_times_that_its_latency_is_measured_by() -> None:
+    scene = Scene()
+    scene.book(B, [("99", "1")], [("100", "1")])
+    scene.now += 20
+    scene.book(A, [("101", "1")], [("102", "1")], age_ms=3)
+    ((order, _),) = scene.orders.in_flight
+    assert (order.published_buy, order.received_buy) == (999_999, 1_000_000)
+    assert (order.published_sell, order.received_sell) == (1_000_016, 1_000_020)
+    assert order.decided_at == 1_000_027
