@@ -30,8 +30,6 @@ PRIVATE_PATH = "/v5/private"
 
 SIMULATED = "simulated"
 REAL = "real"
-# How far the execution of real orders has come: money of no value, so far.
-MAINNET_IS_SUPPORTED = False
 
 
 class UnsafeOrders(Exception):
@@ -91,25 +89,16 @@ class OrderMode(NamedTuple):
         """Raise UnsafeOrders where real orders would cost money, or follow the prices of another market."""
         if not self.is_real:
             return
-        if self.environment == "mainnet":
-            self._check_real_money()
+        if self.environment == "mainnet" and not self.real_money:
+            raise UnsafeOrders(
+                "REAL_MONEY: expected true for real orders in BYBIT_ENVIRONMENT mainnet, was false"
+            )
         rest = self._place("BYBIT_REST_URL", self.rest_url, "https", REST_HOSTS)
         streams = self._place("BYBIT_WS_URL", self.ws_url, "wss", PUBLIC_STREAM_HOSTS)
         if rest != streams:
             raise UnsafeOrders(
                 "BYBIT_REST_URL, BYBIT_WS_URL: expected orders and market data of the same exchange with"
                 f" REAL_ORDER_SENDING, was {rest} for orders and {streams} for market data"
-            )
-
-    def _check_real_money(self) -> None:
-        if not MAINNET_IS_SUPPORTED:
-            raise UnsafeOrders(
-                "REAL_ORDER_SENDING: expected demo or testnet as BYBIT_ENVIRONMENT with it, was mainnet: "
-                "real money is not supported yet"
-            )
-        if not self.real_money:
-            raise UnsafeOrders(
-                "REAL_MONEY: expected true for real orders in BYBIT_ENVIRONMENT mainnet, was false"
             )
 
     def _place(

@@ -240,8 +240,15 @@ def test_history_that_is_older_than_its_mode_was_simulated(place: Workspace, exc
 @pytest.mark.parametrize(
     ("settings", "variable"),
     [
-        ({"BYBIT_ENVIRONMENT": "mainnet"}, "REAL_ORDER_SENDING"),
-        ({"BYBIT_ENVIRONMENT": "mainnet", "REAL_MONEY": "true"}, "REAL_ORDER_SENDING"),
+        ({"BYBIT_ENVIRONMENT": "mainnet"}, "REAL_MONEY"),
+        (
+            {
+                "BYBIT_ENVIRONMENT": "mainnet",
+                "REAL_MONEY": "true",
+                "BYBIT_REST_URL": "https://api-demo.bybit.com",
+            },
+            "BYBIT_REST_URL",
+        ),
         ({"BYBIT_REST_URL": "https://api.bybit.com"}, "BYBIT_REST_URL"),
         ({"BYBIT_REST_URL": "https://api-demo.bybit.com"}, "BYBIT_REST_URL, BYBIT_WS_URL"),
         ({"BYBIT_REST_URL": ""}, "BYBIT_REST_URL, BYBIT_WS_URL"),

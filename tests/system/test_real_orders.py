@@ -603,7 +603,7 @@ def test_pair_whose_leg_is_refused_is_not_tried_again_at_the_next_push(start: St
         ({"DUMP_ORDER_TO_DB": "false"}, 0, "DUMP_ORDER_TO_DB: expected true"),
         ({"BYBIT_WS_URL": ""}, 0, "BYBIT_REST_URL, BYBIT_WS_URL: expected"),
         ({"BYBIT_REST_URL": "https://api.bybit.com"}, 0, "BYBIT_REST_URL: expected"),
-        ({"BYBIT_ENVIRONMENT": "mainnet"}, 0, "REAL_"),
+        ({"BYBIT_ENVIRONMENT": "mainnet"}, 0, "REAL_MONEY: expected true"),
     ],
 )
 def test_engine_that_must_not_trade_ends_with_one_line_and_no_secret(

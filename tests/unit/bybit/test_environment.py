@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from blackbird.bybit import environment as module
 from blackbird.bybit.environment import OrderMode, UnsafeOrders
 
 
@@ -60,9 +59,10 @@ def test_orders_and_prices_of_one_exchange_without_real_money_are_allowed(given:
 @pytest.mark.parametrize(
     ("given", "setting"),
     [
-        (mode("mainnet"), "REAL_ORDER_SENDING"),
-        (local("mainnet"), "REAL_ORDER_SENDING"),
-        (mode("mainnet", real_money="true"), "REAL_ORDER_SENDING"),
+        (mode("mainnet"), "REAL_MONEY"),
+        (local("mainnet"), "REAL_MONEY"),
+        (mode("mainnet", real_money="true", rest_url="https://api-demo.bybit.com"), "BYBIT_REST_URL"),
+        (mode("mainnet", real_money="true", ws_url="wss://stream-testnet.bybit.com"), "BYBIT_WS_URL"),
         (mode(rest_url="https://api.bybit.com"), "BYBIT_REST_URL"),
         (mode(rest_url="https://api.bytick.com"), "BYBIT_REST_URL"),
         (mode(rest_url="https://api-testnet.bybit.com"), "BYBIT_REST_URL"),
@@ -83,8 +83,7 @@ def test_orders_that_should_not_go_there_are_refused_by_the_setting(given: Order
         given.check()
 
 
-def test_real_money_needs_a_setting_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAINNET_IS_SUPPORTED", True)
+def test_real_money_needs_a_setting_of_its_own() -> None:
     with pytest.raises(UnsafeOrders, match=r"^REAL_MONEY: expected true"):
         mode("mainnet").check()
     mode("mainnet", real_money="true").check()
