@@ -480,7 +480,7 @@ BEGIN
   END LOOP;
 END $$;
 
--- The same for closes that all name their spread, at a third of the cost.
+-- The same for closes that all name their spread, as those of the signal engine do: in one statement.
 CREATE OR REPLACE FUNCTION bybit.count_named_closes(ids bigint[]) RETURNS void LANGUAGE sql AS $$
   WITH trade AS MATERIALIZED (
     SELECT *, bybit.opening_of(spread_id, execution_id) AS opening
