@@ -31,6 +31,7 @@ BENCHMARKS = {
     "scale": "cost and memory with instruments and messages; a burst",
     "backtest": "backtests from archive and database, against the bare core",
     "status": "what a status of the signal engine costs, without a broker",
+    "monitor": "the page: CPU and memory with and without viewers, and how soon old figures are grey",
     "cryptofeed_comparison": "cryptofeed's order book and backends on the same messages",
 }
 

@@ -3,57 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import re
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import pytest
-from pika.adapters.blocking_connection import BlockingChannel
 from playwright.sync_api import Browser
 
 from tests.support import statuses
-from tests.support.book_feed import declare_feed
 from tests.support.broker_proxy import BrokerProxy
 from tests.support.browser import SCREENS, Scheme, Viewer, chromium
 from tests.support.monitor import fetch, start_monitor
 from tests.support.workspace import Service, Workspace, connect, free_port
 
 SERVICES = {"collector", "signal", "engine", "storage"}
-
-
-class Publishing:
-    """Publishes a status of each service twice a second, in a thread, but for those that are silenced."""
-
-    def __init__(self, place: Workspace, groups: int = 1) -> None:
-        self.silent: set[str] = set()
-        self.frozen = False
-        self.groups = groups
-        self._channel: BlockingChannel = place.channel()
-        declare_feed(self._channel)
-        self._ended = threading.Event()
-        self._last: dict[str, Any] = {}
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        chance = random.Random(1)
-        while not self._ended.is_set():
-            if not self.frozen or not self._last:
-                self._last = statuses.all_statuses(self.groups, wobble=chance.randint(-3, 3))
-            now = statuses.now_ms()
-            for name, status in self._last.items():
-                if name not in self.silent:
-                    statuses.publish(self._channel, msgspec.structs.replace(status, published_ms=now))
-            self._channel.connection.process_data_events(0)
-            self._ended.wait(0.5)
-
-    def end(self) -> None:
-        self._ended.set()
-        self._thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +27,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def publishing(place: Workspace) -> Iterator[Publishing]:
-    made = Publishing(place)
+def publishing(place: Workspace) -> Iterator[statuses.Publishing]:
+    made = statuses.Publishing(place)
     yield made
     made.end()
 
@@ -75,7 +39,7 @@ def port() -> int:
 
 
 @pytest.fixture
-def monitor(place: Workspace, publishing: Publishing, port: int) -> Service:
+def monitor(place: Workspace, publishing: statuses.Publishing, port: int) -> Service:
     del publishing
     return start_monitor(place, port)
 
@@ -110,7 +74,7 @@ def test_the_page_fits_every_screen_is_silent_and_asks_nobody_else(
 @pytest.mark.parametrize("silent", sorted(SERVICES))
 @pytest.mark.usefixtures("monitor")
 def test_what_a_service_feeds_is_greyed_with_its_age_when_it_stops(
-    browser: Browser, port: int, publishing: Publishing, silent: str
+    browser: Browser, port: int, publishing: statuses.Publishing, silent: str
 ) -> None:
     viewer = open_page(browser, port)
     publishing.silent.add(silent)
@@ -132,7 +96,7 @@ def test_what_a_service_feeds_is_greyed_with_its_age_when_it_stops(
 
 @pytest.mark.usefixtures("monitor")
 def test_a_service_that_stops_is_named_where_one_looks_for_the_reason(
-    browser: Browser, port: int, publishing: Publishing
+    browser: Browser, port: int, publishing: statuses.Publishing
 ) -> None:
     viewer = open_page(browser, port)
     publishing.silent.add("engine")
@@ -140,7 +104,7 @@ def test_a_service_that_stops_is_named_where_one_looks_for_the_reason(
 
 
 def test_a_broker_that_falls_silent_greys_all_that_comes_through_it(
-    browser: Browser, place: Workspace, publishing: Publishing, port: int
+    browser: Browser, place: Workspace, publishing: statuses.Publishing, port: int
 ) -> None:
     del publishing
     with BrokerProxy(place) as proxy:
@@ -236,7 +200,7 @@ def test_stopping_with_pages_open_ends_in_order(browser: Browser, port: int, mon
 
 
 def test_two_hundred_groups_can_be_searched_and_looked_into(
-    browser: Browser, port: int, monitor: Service, publishing: Publishing
+    browser: Browser, port: int, monitor: Service, publishing: statuses.Publishing
 ) -> None:
     del monitor
     publishing.groups = 200
@@ -301,7 +265,7 @@ def test_what_is_no_status_is_left_out(
 
 @pytest.mark.slow
 def test_the_scripts_memory_stays_as_it_is(
-    browser: Browser, port: int, monitor: Service, publishing: Publishing
+    browser: Browser, port: int, monitor: Service, publishing: statuses.Publishing
 ) -> None:
     """Ten minutes here stand for days: the first three grow by themselves (compiled code)."""
     del monitor

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import threading
 import time
 from decimal import Decimal
 from typing import Any
@@ -29,6 +31,8 @@ from blackbird.status.messages import (
     StreamStatus,
     WhyNot,
 )
+from tests.support.book_feed import declare_feed
+from tests.support.workspace import Workspace
 
 D = Decimal
 STARTED_MS = time.time_ns() // 1_000_000 - 60_000
@@ -222,3 +226,34 @@ def publish(channel: BlockingChannel, *statuses: Status) -> None:
     """Publish statuses as the services do."""
     for each in statuses:
         channel.basic_publish("data_feeder", "status", msgspec.json.encode(each))
+
+
+class Publishing:
+    """Publishes a status of each service twice a second, in a thread, but for those that are silenced."""
+
+    def __init__(self, place: Workspace, groups: int = 1) -> None:
+        self.silent: set[str] = set()
+        self.frozen = False
+        self.groups = groups
+        self._channel: BlockingChannel = place.channel()
+        declare_feed(self._channel)
+        self._ended = threading.Event()
+        self._last: dict[str, Status] = {}
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        chance = random.Random(1)
+        while not self._ended.is_set():
+            if not self.frozen or not self._last:
+                self._last = all_statuses(self.groups, wobble=chance.randint(-3, 3))
+            now = now_ms()
+            for name, status in self._last.items():
+                if name not in self.silent:
+                    publish(self._channel, msgspec.structs.replace(status, published_ms=now))
+            self._channel.connection.process_data_events(0)
+            self._ended.wait(0.5)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
