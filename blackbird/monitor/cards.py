@@ -24,6 +24,7 @@ from blackbird.monitor.text import (
     percent,
     places_of,
     size,
+    trimmed,
 )
 from blackbird.status.messages import (
     Direction,
@@ -230,9 +231,9 @@ def _direction(sources: Sources, direction: Direction, letter: str, places: int)
         "formula": f"bid {short.symbol} − ask {long.symbol}",
         "spread": figure(spread, places, signed=True),
         "bp": figure(basis_points(spread, ask) if spread is not None and ask else None, 2, signed=True),
-        "after": figure(edge, max(places, places_of(entry)), signed=True),
+        "after": trimmed(edge, places, signed=True),
         "size": figure(direction.size),
-        "entry": figure(entry),
+        "entry": trimmed(entry, places),
         "over": edge is not None and edge > 0,
         "open": direction.open_spreads,
     }
@@ -371,7 +372,9 @@ def _open_row(sources: Sources, spread: OpenSpreadStatus) -> Context:
         "left": figure(spread.quantity),
         "entry": figure(spread.entry),
         "exit": figure(exit_price),
-        "to_close": figure(_to_close(sources, spread, exit_price), signed=True),
+        "to_close": trimmed(
+            _to_close(sources, spread, exit_price), places_of(exit_price, spread.entry), signed=True
+        ),
         "marked": figure(marked, 2, signed=True),
         "tone": tone(marked),
     }

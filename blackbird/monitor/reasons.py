@@ -7,7 +7,7 @@ from collections.abc import Callable
 from blackbird.market.instrument import Instrument
 from blackbird.monitor.board import Board
 from blackbird.monitor.sources import Rules
-from blackbird.monitor.text import MINUS, duration, figure
+from blackbird.monitor.text import MINUS, duration, figure, places_of, trimmed
 from blackbird.status.messages import Direction, PairStatus, WhyNot
 
 # What needs a look, rather than patience.
@@ -34,7 +34,7 @@ def _edge(direction: Direction) -> float:
 def sentence(pair: PairStatus, board: Board, rules: Rules, now_ms: int) -> str:
     """Return what there is to say beyond the reason's name, perhaps nothing."""
     best = better(pair)
-    spread, entry = figure(best.spread, signed=True), figure(best.threshold)
+    spread, entry = figure(best.spread, signed=True), trimmed(best.threshold, places_of(best.spread))
     leg = "a leg" if pair.leg is None else _name(pair.leg)
     texts: dict[WhyNot, Callable[[], str]] = {
         WhyNot.TRADING: lambda: f"orders are executed; spread now {spread}",

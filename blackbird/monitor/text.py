@@ -38,6 +38,11 @@ def places_of(*values: Decimal | None) -> int:
     return max([0, *(-exponent for exponent in exponents if isinstance(exponent, int))])
 
 
+def trimmed(value: Decimal | None, places: int = 2, *, signed: bool = False) -> str:
+    """Return what was computed of fees, whose digits run long: at most so many places, and at least two."""
+    return figure(value, min(places_of(value), max(places, 2)), signed=signed)
+
+
 def count(value: float | None, places: int = 0) -> str:
     """Return a count or rate."""
     return NOTHING if value is None else f"{value:,.{places}f}".replace("-", MINUS)

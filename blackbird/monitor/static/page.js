@@ -1,7 +1,6 @@
 // Puts text into cells, fragments into cards and rows, arrays into charts. Every figure comes formatted from the server.
 "use strict";
-const root = document.documentElement, $ = (id) => document.getElementById(id);
-const colour = {};
+const root = document.documentElement, $ = (id) => document.getElementById(id), colour = {};
 function readColours() {
   const style = getComputedStyle(root);
   for (const name of ["a", "b", "up", "soft", "grid", "ink", "card"]) colour[name] = style.getPropertyValue("--" + name).trim();
@@ -46,16 +45,17 @@ function drawMarks(u) {
 // Without a cursor the legend shows the newest values.
 function rest(u) { if (u.cursor.idx == null && u.data[0].length) u.setLegend({ idx: u.data[0].length - 1 }, false); }
 
-function chart(id, height, series, hooks) {
+// The axis has room for the marks, which may be far from the spread of whole seconds.
+const range = (u, least, most) => (least == null ? [0, 1] : uPlot.rangeNum(Math.min(least, ...marks.map((mark) => mark[1])), Math.max(most, ...marks.map((mark) => mark[1])), 0.1, true));
+
+function chart(id, height, series, hooks, y = {}) {
   const box = $(id), width = () => Math.max(200, box.clientWidth), value = shortened;
   const u = new uPlot({
     width: width(), height, tzDate: utc, ms: 1e-3, hooks: { ...hooks, setCursor: [rest] },
     series: [{ label: "UTC", value: "{HH}:{mm}:{ss}" }, ...series.map((one) => ({ value, points: { show: false }, ...one }))],
     cursor: { sync: { key: "time" }, points: { size: 6 }, drag: { x: true, y: false } }, padding: [6, 26, 0, 0],
-    axes: [
-      axis({ values: [[60, "{HH}:{mm}", null, null, null, null, null, null, 1], [1, "{HH}:{mm}:{ss}", null, null, null, null, null, null, 1]], space: 60, size: 26 }),
-      axis({ size: 58, values: (_, values) => values.map(minus), space: 28 }),
-    ],
+    scales: { y }, axes: [axis({ values: [[60, "{HH}:{mm}", null, null, null, null, null, null, 1], [1, "{HH}:{mm}:{ss}", null, null, null, null, null, null, 1]], space: 60, size: 26 }),
+      axis({ size: 58, values: (_, values) => values.map(minus), space: 28 })],
   }, [[], ...series.map(() => [])], box);
   new ResizeObserver(() => u.setSize({ width: width(), height })).observe(box);
   return u;
@@ -64,7 +64,7 @@ function chart(id, height, series, hooks) {
 const spread = chart("spread", 210, [
   { label: "cost to close", stroke: faded("b", 0.6), width: 1 },
   { label: "spread to open", stroke: () => colour.a, width: 1.4 },
-], { draw: [drawMarks] });
+], { draw: [drawMarks] }, { range });
 const pnl = chart("pnl", 130, [
   { label: "total, marked, after fees", stroke: () => colour.ink, fill: faded("soft", 0.12), fillTo: 0, width: 1.4 },
   { label: "closed, after fees", stroke: () => colour.up, width: 1.2, paths: uPlot.paths.stepped({ align: 1 }) },

@@ -203,8 +203,8 @@ def test_the_distance_to_the_close_follows_the_rule() -> None:
     # Entry 27.09 and 26.955, the cost to close is 26.30.
     assert [row["to_close"] for row in cards.open_spreads(sources())["rows"]] == ["−0.79", "−0.655"]
     signed = cards.open_spreads(sources(rules=FEES))["rows"][0]
-    costs = D("0.0003") * (D("61659.70") + D("61686.00"))
-    assert signed["to_close"] == f"+{(D('26.30') - D('27.09') + costs).normalize():f}"
+    costs = D("0.0003") * (D("61659.70") + D("61686.00"))  # 37.00371
+    assert signed["to_close"] == f"+{round(D('26.30') - D('27.09') + costs, 2)}"
 
 
 def test_the_coin_is_named_where_all_symbols_agree() -> None:
