@@ -186,7 +186,7 @@ def test_ten_tabs_of_one_window_are_open_at_once(browser: Browser, port: int) ->
             "Object.defineProperty(document, 'hidden', {get: () => window.covered === true});"
         )
         tab.goto(f"http://127.0.0.1:{port}/")
-        tab.wait_for_function("document.querySelector('[data-figure=total]')")
+        tab.wait_for_selector("[data-figure=total]", state="attached")
         tab.evaluate("window.covered = true; document.dispatchEvent(new Event('visibilitychange'))")
     first.wait("!document.querySelector('.stale')")
 

@@ -26,7 +26,7 @@ def tables(request: pytest.FixtureRequest, place: Workspace) -> Workspace:
 def make_plain(place: Workspace) -> None:
     for table in TABLES:
         place.query(
-            f"CREATE TABLE plain (LIKE bybit.{table} INCLUDING ALL); DROP TABLE bybit.{table};"
+            f"CREATE TABLE plain (LIKE bybit.{table} INCLUDING ALL); DROP TABLE bybit.{table} CASCADE;"
             f"ALTER TABLE plain RENAME TO {table}; ALTER TABLE {table} SET SCHEMA bybit"
         )
 

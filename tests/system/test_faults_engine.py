@@ -168,12 +168,14 @@ def test_engine_that_was_overtaken_makes_way_and_later_knows_what_the_other_did(
     with BrokerProxy(place) as proxy:
         first = place.start_engine(MAX_RISK_OPEN_POSITION="1000", RABBITMQ_PORT=proxy.port)
         assert client.ask(new_order(size=4)) == ACK
+        claimed = "SELECT engine FROM bybit.history"
+        owner = place.query(claimed)
         second = place.start("trading_engine", MAX_RISK_OPEN_POSITION="1000")
         wait_for(second.broker_connections, "the second connected")
         # The first stands still for so long that the broker gives it up.
         first.pause()
         assert proxy.cut() == 1
-        assert "another trading engine has" in second.first_warning()
+        wait_for(lambda: place.query(claimed) != owner, "the second has taken the history over")
         first.go_on()
         order = new_order(size=5)
         assert client.settle([order])[order["order_id"]] == ACK

@@ -726,7 +726,10 @@ def stored(demo_name: str) -> dict[str, str]:
     with contextlib.closing(connection), connection.cursor() as cursor:
         for what, query in queries.items():
             cursor.execute(query)
-            found[what] = str(cursor.fetchall()[0][0])
+            ((value,),) = cursor.fetchall()
+            # A demo that ends within a second may have no quote to mark anything at.
+            if value is not None:
+                found[what] = f"{Decimal(value):f}"
     return found
 
 
@@ -736,8 +739,10 @@ def check_table(output: str, demo_name: str) -> None:
     assert {what: table[what].replace(",", "") for what in expected} == expected
     assert "messages left in the queue" not in table
     assert int(expected["orders: Open Spread"]) > 0
-    parts = Decimal(expected["PnL closed"]) + Decimal(expected["PnL open at mark"])
-    assert parts == Decimal(expected["PnL total"])
+    assert ("PnL total" in table) == ("PnL total" in expected)
+    if "PnL total" in expected:
+        parts = Decimal(expected["PnL closed"]) + Decimal(expected["PnL open at mark"])
+        assert parts == Decimal(expected["PnL total"])
 
 
 def test_the_demo_trades_and_its_table_is_what_the_database_holds(
