@@ -28,6 +28,7 @@ from blackbird.engine.history_rows import (
     refused_order_row,
     unwind_rows,
 )
+from blackbird.engine.lookups import find
 from blackbird.runtime.process import InvalidSetup
 from blackbird.trading.books import Books
 from blackbird.trading.orders import Order
@@ -212,35 +213,7 @@ class ExecutionStore:
 
     def find(self, keys: Sequence[str], copies: Sequence[Order]) -> list[Execution | Refusal]:
         """Return the records of orders and requests known by `keys`, and those that may equal `copies`."""
-        orders = ", ".join(OrderRow._fields)
-        refused = ", ".join(RefusedOrderRow._fields)
-
-        def work(cursor: Cursor) -> list[Execution | Refusal]:
-            cursor.execute(
-                f"SELECT {orders} FROM {self._orders.name}"  # noqa: S608 - a setting
-                " WHERE order_id = ANY(%(keys)s) OR request_key = ANY(%(keys)s) OR execution_id IN ("
-                f" SELECT execution_id FROM {self._orders.name}"
-                " WHERE type = 'buy' AND ts_orderbook = ANY(%(times)s)"
-                " AND (channel, symbol_name, coalesce(asked_price, price), coalesce(asked_size, size))"
-                " IN %(legs)s)"
-                " ORDER BY execution_id, type",
-                {
-                    "keys": list(keys),
-                    "times": [order.ts_buy for order in copies],
-                    "legs": tuple((*order.buy, order.buy_price, order.size) for order in copies)
-                    or (("", "", 0, 0),),
-                },
-            )
-            executed = list(executions(map(OrderRow._make, cursor.fetchall())))
-            cursor.execute(
-                f"SELECT {refused} FROM {REFUSED_ORDERS.name}"  # noqa: S608 - a setting
-                " WHERE order_id = ANY(%(keys)s) OR request_key = ANY(%(keys)s)",
-                {"keys": list(keys)},
-            )
-            found = refusals(map(RefusedOrderRow._make, cursor.fetchall()))
-            return [*(each for each in executed if isinstance(each, Execution)), *found]
-
-        return self._database.transaction(work)
+        return self._database.transaction(lambda cursor: find(cursor, self._orders, keys, copies))
 
     def save_checkpoint(self, books: Books) -> None:
         """Write the checkpoint where it agrees with the executions; raises Fenced."""
