@@ -240,53 +240,56 @@ class Servers(_Variables):
     RABBITMQ_METRICS_PORT: Port = 15692
 
 
+_TABLES = {
+    "orderbook": TableConfig(
+        name="bybit.orderbook",
+        columns=[
+            "topic",
+            "type",
+            "ts_message",
+            "channel",
+            "symbol_name",
+            "update_id",
+            "sequence_id",
+            "side",
+            "price",
+            "size",
+            "ts_orderbook",
+            "matching_key",
+        ],
+    ),
+    "order": TableConfig(
+        name='bybit."order"',
+        columns=[
+            "channel",
+            "symbol_name",
+            "price",
+            "size",
+            "type",
+            "flux",
+            "ts_orderbook",
+            "order_id",
+            "action",
+            "spread_id",
+            "placed_at",
+            "execution_id",
+            "request_key",
+            "fee",
+            "trade_id",
+            "asked_price",
+            "asked_size",
+            "published_at",
+            "received_at",
+            "decided_at",
+        ],
+    ),
+}
+
+
 class Settings(Servers):
     """The settings of the services."""
 
-    TABLES: ClassVar[dict[str, TableConfig]] = {
-        "orderbook": TableConfig(
-            name="bybit.orderbook",
-            columns=[
-                "topic",
-                "type",
-                "ts_message",
-                "channel",
-                "symbol_name",
-                "update_id",
-                "sequence_id",
-                "side",
-                "price",
-                "size",
-                "ts_orderbook",
-                "matching_key",
-            ],
-        ),
-        "order": TableConfig(
-            name='bybit."order"',
-            columns=[
-                "channel",
-                "symbol_name",
-                "price",
-                "size",
-                "type",
-                "flux",
-                "ts_orderbook",
-                "order_id",
-                "action",
-                "spread_id",
-                "placed_at",
-                "execution_id",
-                "request_key",
-                "fee",
-                "trade_id",
-                "asked_price",
-                "asked_size",
-                "published_at",
-                "received_at",
-                "decided_at",
-            ],
-        ),
-    }
+    TABLES: ClassVar[dict[str, TableConfig]] = _TABLES
 
     # Database
     DUMP_ORDERBOOK_TO_DB: Switch = True

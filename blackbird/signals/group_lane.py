@@ -77,6 +77,37 @@ class LaneContext:
     clock: Callable[[], int] = milliseconds
 
 
+class LaneEdge:
+    """Where errors in the processing of messages end: no message of another group is touched by them."""
+
+    def __init__(self, context: LaneContext) -> None:
+        self._context = context
+        self._keeper = context.signal.keeper
+
+    def put_aside(self, update: PendingUpdate, error: Exception) -> None:
+        """Dead-letter a message that could not be applied."""
+        if isinstance(error, InvalidMessage):
+            self._context.reject(update, str(error))
+        else:
+            self.fail("updating the book", error, update)
+
+    def fail(
+        self, what: str, error: Exception, update: PendingUpdate | None, pairs: Sequence[Pair] = ()
+    ) -> None:
+        """Survive a programming error: log it, put its message aside and fetch the books anew.
+
+        The group goes on without these books until their snapshots come; other groups are not touched.
+        """
+        if update is not None:
+            self._context.failures.log(f"{what} of {update.message.instrument}", error)
+            self._context.reject(update, f"crashed the handler: {error!r}")
+            self._keeper.invalidate(update.message.instrument)
+            return
+        self._context.failures.log(f"{what} of {', '.join(map(str, pairs))}", error)
+        for instrument in {leg for pair in pairs for leg in pair}:
+            self._keeper.invalidate(instrument)
+
+
 class GroupLane:
     """The trading of one matching group.
 
@@ -88,6 +119,7 @@ class GroupLane:
         self.key = key
         self._context = context
         self._signal = context.signal
+        self._edge = LaneEdge(context)
         self._lanes = lanes
         self._last_updates = lanes.last_updates
         self._waiting: deque[PendingUpdate] = deque()
@@ -159,8 +191,8 @@ class GroupLane:
         pairs: Sequence[Pair] = ()
         try:
             pairs = self._signal.on_book(message, update.received_ms, update.taken_ms)
-        except Exception as error:  # noqa: BLE001 - the edge, see _put_aside
-            self._put_aside(update, error)
+        except Exception as error:  # noqa: BLE001 - see LaneEdge
+            self._edge.put_aside(update, error)
         self._last_updates[message.channel, message.data.s] = update
         if self.key != message.matching_key:
             lane = self._lanes.lane_for(message)
@@ -198,8 +230,8 @@ class GroupLane:
                 self._context.acks.release(update.delivery_tag)
                 try:
                     self._signal.on_book(message, update.received_ms, update.taken_ms)
-                except Exception as error:  # noqa: BLE001 - the edge, see _put_aside
-                    self._put_aside(update, error)
+                except Exception as error:  # noqa: BLE001 - see LaneEdge
+                    self._edge.put_aside(update, error)
                 self._last_updates[message.channel, message.data.s] = update
         self._waiting = staying
 
@@ -214,8 +246,8 @@ class GroupLane:
         """Scan `pairs`, which `update` gave reason to, and send the first order."""
         try:
             scan = self._signal.scan(pairs)
-        except Exception as error:  # noqa: BLE001 - the edge, see _fail
-            self._fail("scanning", error, update, pairs)
+        except Exception as error:  # noqa: BLE001 - see LaneEdge
+            self._edge.fail("scanning", error, update, pairs)
             return
         if scan.order is not None:
             self._send(scan, scan.order)
@@ -266,36 +298,13 @@ class GroupLane:
         next_order = None
         try:
             next_order = scan.answer(reply)
-        except Exception as error:  # noqa: BLE001 - the edge, see _fail
-            self._fail("booking a reply", error, None, [Pair(order.buy, order.sell)])
+        except Exception as error:  # noqa: BLE001 - see LaneEdge
+            self._edge.fail("booking a reply", error, None, [Pair(order.buy, order.sell)])
             self._lanes.ask_open_spreads()
         if reply.contradicts_open_spreads:
             logger.warning("refused: %s; asking which spreads are open", reply.info)
             self._lanes.ask_open_spreads()
         return next_order
-
-    def _put_aside(self, update: PendingUpdate, error: Exception) -> None:
-        """Dead-letter a message that could not be applied."""
-        if isinstance(error, InvalidMessage):
-            self._context.reject(update, str(error))
-        else:
-            self._fail("updating the book", error, update)
-
-    def _fail(
-        self, what: str, error: Exception, update: PendingUpdate | None, pairs: Sequence[Pair] = ()
-    ) -> None:
-        """Survive a programming error: log it, put its message aside and fetch the books anew.
-
-        The group goes on without these books until their snapshots come; other groups are not touched.
-        """
-        if update is not None:
-            self._context.failures.log(f"{what} of {update.message.instrument}", error)
-            self._context.reject(update, f"crashed the handler: {error!r}")
-            self._signal.keeper.invalidate(update.message.instrument)
-            return
-        self._context.failures.log(f"{what} of {', '.join(map(str, pairs))}", error)
-        for instrument in {leg for pair in pairs for leg in pair}:
-            self._signal.keeper.invalidate(instrument)
 
 
 class GroupLanes:
