@@ -45,7 +45,7 @@ from blackbird.trading.records import (
 from blackbird.trading.reservations import Reservations
 from blackbird.trading.risk import RiskLimit, RiskModel
 from blackbird.trading.settlement import by_hand
-from blackbird.trading.spreads import new_id, pair_of
+from blackbird.trading.spreads import Spread, new_id, pair_of
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ class TradingEngine:
             self._check_new_spread(order)
         elif order.spread_id is not None:
             # Nothing more than what is open is closed, which no limit may stand in the way of.
-            self._check_open_spread(order, order.spread_id)
+            _check_close(order, self.spreads.get(order.spread_id), self._reservations)
             return
         self._risk.check(order, buy_limit or order.buy_price, sell_limit or order.sell_price)
 
@@ -245,22 +245,23 @@ class TradingEngine:
         if self.leftovers.open and self.leftovers.blocks(pair_of(order)):
             raise Refused(LEFTOVER)
 
-    def _check_open_spread(self, order: Order, spread_id: str) -> None:
-        spread = self.spreads.get(spread_id)
-        if spread is None:
-            raise Refused(invalid_spread("expected an open spread, was unknown"))
-        if spread.pair != pair_of(order):
-            raise Refused(invalid_spread(f"expected the legs of {spread.pair}, was another pair"))
-        left = spread.quantity
-        if self._reservations.trades:
-            left = EXACT.subtract(left, self._reservations.closing(spread_id))
-        if order.size > left:
-            raise Refused(invalid_spread(f"expected at most {left}, was {order.size}"))
-
     # --- placing ---------------------------------------------------------------------------------
 
     def _place_order_always_true(self, order: Order) -> None:
         """Simulate the execution: both legs fill whole at the order's prices."""
+
+
+def _check_close(order: Order, spread: Spread | None, reservations: Reservations) -> None:
+    """Raise Refused where an order closes what is not open, or more than running trades leave of it."""
+    if spread is None:
+        raise Refused(invalid_spread("expected an open spread, was unknown"))
+    if spread.pair != pair_of(order):
+        raise Refused(invalid_spread(f"expected the legs of {spread.pair}, was another pair"))
+    left = spread.quantity
+    if reservations.trades:
+        left = EXACT.subtract(left, reservations.closing(spread.spread_id))
+    if order.size > left:
+        raise Refused(invalid_spread(f"expected at most {left}, was {order.size}"))
 
 
 def request_key(reply_to: str | None, correlation_id: str | None, body: bytes) -> str:
