@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 # A broker that does not answer a close in this time is not waited for.
 CLOSE_SECONDS = 2.0
 
+# Nothing is bound to it.
+ALARM_PROBE = "blackbird.alarm-probe"
+
 OnBlocked = Callable[[str | None], None]
 
 
@@ -37,6 +40,7 @@ class Connection:
         self._on_lost = on_lost
         self._services = IOServices()
         self._pika: AsyncioConnection | None = None
+        self._alarm_probe: Channel | None = None
         # Set when the socket is closed, which is some time after the channel has reported the loss.
         self._gone = asyncio.Event()
 
@@ -71,6 +75,15 @@ class Connection:
         assert connection is not None  # noqa: S101 - only of one that has been opened
         channel: Channel = await rpc(lambda done: connection.channel(on_open_callback=done))
         return channel
+
+    async def open_alarm_probe(self, rpc: Rpc) -> None:
+        """Open a channel for `probe_alarm`; raises SessionLost."""
+        self._alarm_probe = await self.channel(rpc)
+
+    def probe_alarm(self) -> None:
+        """Publish something, where a probe was opened: the broker tells those of an alarm that publish."""
+        if self._alarm_probe is not None and self._alarm_probe.is_open:
+            self._alarm_probe.basic_publish("", ALARM_PROBE, b"")
 
     def close(self) -> None:
         """Begin to close it; what is not acknowledged is requeued."""

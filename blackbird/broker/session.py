@@ -46,8 +46,6 @@ SHORTEST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 # What a service has declared may be deleted, and the service does not learn of every deletion.
 REDECLARE_SECONDS = 2.0
-# Nothing is bound to it.
-ALARM_PROBE = "blackbird.alarm-probe"
 
 
 class Session:
@@ -66,7 +64,6 @@ class Session:
         self._rpc = Rpc(lost)
         self._acknowledgements = Acknowledgements()
         self._failures = FailureLog()
-        self._alarm_probe: Channel | None = None
         fast = connection.parameters.fast_path
         self._fast_path = connection.stream if fast else None
         self._send = partial(connection.stream.publish, channel) if fast else channel.basic_publish
@@ -78,6 +75,8 @@ class Session:
         self.bind = declarations.bind
         self.count_consumers = declarations.count_consumers
         self._redeclare = declarations.redeclare
+        # Takes what is to be called with the new value whenever `blocked` changes.
+        self.on_blocked: Callable[[OnBlocked], None] = connection.on_blocked.append
         channel.add_on_close_callback(lambda _, error: self._end(session_loss(error)))
         channel.add_on_cancel_callback(lambda _: self._end(SessionLost("a queue was deleted")))
 
@@ -115,16 +114,11 @@ class Session:
         """Why the broker takes no messages of this session (memory or disk alarm), None while it does."""
         return self._connection.blocked
 
-    def on_blocked(self, callback: OnBlocked) -> None:
-        """Call `callback` with the new value whenever `blocked` changes."""
-        self._connection.on_blocked.append(callback)
-
     # --- topology --------------------------------------------------------------------------------
 
     async def redeclare(self) -> None:
         """Declare and bind again what this session has declared and bound, and look for an alarm."""
-        if self._alarm_probe is not None and self._alarm_probe.is_open:
-            self._alarm_probe.basic_publish("", ALARM_PROBE, b"")
+        self._connection.probe_alarm()
         await self._redeclare()
 
     # --- consuming -------------------------------------------------------------------------------
@@ -200,14 +194,7 @@ class Session:
 
     async def get(self, queue: str) -> tuple[int, BasicProperties, bytes] | None:
         """Take one message (delivery tag, properties, body), or None where the queue is empty."""
-        channel = self.channel
-
-        def take(done: Callable[..., None]) -> None:
-            channel.add_callback(lambda _: done(None), [Basic.GetEmpty])
-            channel.basic_get(queue, lambda _, method, props, body: done((method.delivery_tag, props, body)))
-
-        message: tuple[int, BasicProperties, bytes] | None = await self._rpc(take)
-        return message
+        return await _get(self._rpc, self.channel, queue)
 
     async def peek(self, queue: str) -> tuple[BasicProperties, bytes] | None:
         """Return the first message of `queue` and leave it there."""
@@ -230,7 +217,7 @@ class Session:
         """
         confirm = guarded_confirm(on_confirm, self._end)
         await self._rpc(lambda done: self.channel.confirm_delivery(confirm, callback=done))
-        self._alarm_probe = await self._connection.channel(self._rpc)
+        await self._connection.open_alarm_probe(self._rpc)
 
     def publish(self, exchange: str, key: str, body: bytes, properties: BasicProperties) -> None:
         """Send a message; raises SessionLost when the session has ended."""
@@ -261,6 +248,15 @@ class Session:
     def _end(self, error: SessionLost) -> None:
         _lose(self.lost, error)
         self.close()
+
+
+async def _get(rpc: Rpc, channel: Channel, queue: str) -> tuple[int, BasicProperties, bytes] | None:
+    def take(done: Callable[..., None]) -> None:
+        channel.add_callback(lambda _: done(None), [Basic.GetEmpty])
+        channel.basic_get(queue, lambda _, method, props, body: done((method.delivery_tag, props, body)))
+
+    message: tuple[int, BasicProperties, bytes] | None = await rpc(take)
+    return message
 
 
 def _new_lost() -> asyncio.Future[None]:

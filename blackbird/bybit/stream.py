@@ -120,7 +120,8 @@ class Stream:
         self.reconnects = 0
         self.resyncs = 0  # snapshots asked for after the first of a connection
         self._connected_before = False
-        self._topic = Topic(context.topic(instrument), instrument, matching_key, context.on_push)
+        self.topic = Topic(context.topic(instrument), instrument, matching_key, context.on_push)
+        self.set_matching_key = self.topic.mark
         self._context = context
         self._on_status = on_status
         self._loop = asyncio.get_running_loop()
@@ -142,21 +143,7 @@ class Stream:
     @property
     def matching_key(self) -> str:
         """The group that its pushes are marked with."""
-        return self._topic.matching_key
-
-    @property
-    def pushes(self) -> int:
-        """How many pushes were received."""
-        return self._topic.pushes
-
-    @property
-    def silence_seconds(self) -> float | None:
-        """How long ago its last push was received, None before the first one."""
-        return self._loop.time() - self._topic.last_push if self._topic.pushes else None
-
-    def set_matching_key(self, matching_key: str) -> None:
-        """Mark pushes with this key from the next one on."""
-        self._topic.mark(matching_key)
+        return self.topic.matching_key
 
     def request_snapshot(self) -> None:
         """Have the topic subscribed anew, unless a snapshot is on its way or has just come."""
@@ -187,10 +174,10 @@ class Stream:
             self.phase = Phase.CONNECTING
             if self._priority is Priority.FIRST_ATTEMPT:
                 self._priority = Priority.NEVER_LIVE
-            socket = await self._context.connect(url, self._topic.on_frame)
+            socket = await self._context.connect(url, self.topic.on_frame)
         self.reconnects += self._connected_before
         self._connected_before = True
-        self._topic.attach(socket.send)
+        self.topic.attach(socket.send)
         self._has_snapshot = False
         try:
             yield socket
@@ -232,8 +219,8 @@ class Stream:
         that is being replaced too: where there was one on this connection before, the answer counts as well.
         """
         self.phase = Phase.SUBSCRIBING
-        self._topic.subscribe()
-        answer, snapshot = self._topic.answer, self._topic.snapshot
+        self.topic.subscribe()
+        answer, snapshot = self.topic.answer, self.topic.snapshot
         deadline = self._loop.time() + SNAPSHOT_SECONDS
         while (left := deadline - self._loop.time()) > 0:
             await _wait(socket, *(each for each in (answer, snapshot) if not each.done()), seconds=left)
@@ -252,7 +239,7 @@ class Stream:
 
         Pushes without one, since it was asked for, end the wait: they are of no use.
         """
-        topic = self._topic
+        topic = self.topic
         until = self._loop.time() + seconds
         while not topic.snapshot.done() and topic.last_push < asked and self._loop.time() < until:
             left = until - self._loop.time()
@@ -263,7 +250,7 @@ class Stream:
         """Wait until a snapshot is wanted: requested, or because pushes have stopped."""
         self._wanted = self._loop.create_future()
         while not self._wanted.done():
-            left = self._topic.last_push + self._context.silence_seconds - self._loop.time()
+            left = self.topic.last_push + self._context.silence_seconds - self._loop.time()
             if left <= 0:
                 logger.debug("%s: silent, asking for a snapshot", self.instrument)
                 break

@@ -42,6 +42,11 @@ class Topic:
         fields = {"channel": self._instrument.channel, "matching_key": matching_key}
         self._ending = b"," + msgspec.json.encode(fields)[1:]
 
+    @property
+    def silence_seconds(self) -> float | None:
+        """How long ago the last push was received, None before the first one."""
+        return self._loop.time() - self.last_push if self.pushes else None
+
     def attach(self, send: Callable[[str], None]) -> None:
         """Send requests over a new connection from now on."""
         self._send = send

@@ -8,7 +8,6 @@ wait in the buffer, and the oldest are dropped when it is full.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import struct
 import time
@@ -24,13 +23,12 @@ from pika.spec import Basic, BasicProperties
 from blackbird.broker.session import Session, SessionLost
 from blackbird.broker.topology import (
     COLLECTOR_NUMBERS,
-    COLLECTOR_SUBSCRIPTIONS,
     EXCHANGE,
     PERSISTENT,
     SIGNAL,
     STORAGE,
-    SUBSCRIPTION,
 )
+from blackbird.collector.announcements import Announcements
 from blackbird.collector.message_numbers import MessageNumbers
 from blackbird.market.instrument import Instrument
 from blackbird.runtime.throttled_log import ThrottledLog
@@ -107,10 +105,8 @@ class FeedPublisher:
         self.dropped = 0
         self.drops: Counter[Instrument] = Counter()
         self.buffer = buffer
-        # From the exchange's `ts` to the socket, of the oldest push of each turn of the event loop; from the
-        # socket to the broker's confirmation, of a sample of the pushes.
-        self.push_age = MillisecondHistogram()
-        self.confirm_age = MillisecondHistogram()
+        self.push_age = MillisecondHistogram()  # `ts` to socket, of the oldest push of each turn
+        self.confirm_age = MillisecondHistogram()  # socket to confirmation, of a sample
         self._on_gap = on_gap
         self._on_read = on_read
         self._clock_ns = clock_ns
@@ -125,10 +121,7 @@ class FeedPublisher:
         self._oldest_tag = 1
         self._gaps: set[Instrument] = set()
         self._overflow = ThrottledLog()
-        self._subscriptions: tuple[bytes, bytes] | None = None
-        # Done when the broker has the newest subscriptions; None before there are any.
-        self._subscriptions_confirmed: asyncio.Future[None] | None = None
-        self._announcements: dict[int, asyncio.Future[None]] = {}
+        self._announcements = Announcements()
 
     @property
     def is_up(self) -> bool:
@@ -145,7 +138,7 @@ class FeedPublisher:
     @property
     def subscriptions_confirmed(self) -> bool:
         """Whether the broker has the newest of the subscriptions that were published."""
-        return self._subscriptions_confirmed is None or self._subscriptions_confirmed.done()
+        return self._announcements.is_confirmed
 
     @property
     def backlog(self) -> int:
@@ -167,7 +160,7 @@ class FeedPublisher:
         self._session = session
         self._next_tag = self._oldest_tag = 1
         session.lost.add_done_callback(lambda _: self._end(session))
-        self._announce()
+        self._announcements.publish(session, self._take_tag)
         self._send()
 
     def publish_book(self, instrument: Instrument, body: bytes, received_ms: int, made_ms: int) -> None:
@@ -186,10 +179,10 @@ class FeedPublisher:
         Only the newest counts: without a session it is published when there is one. The future is done when
         the broker has both.
         """
-        self._subscriptions = (subscriptions, saved)
-        self._subscriptions_confirmed = asyncio.get_running_loop().create_future()
-        self._announce()
-        return self._subscriptions_confirmed
+        confirmed = self._announcements.renew(subscriptions, saved)
+        if self._session is not None:
+            self._announcements.publish(self._session, self._take_tag)
+        return confirmed
 
     def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
         """Dead-letter a body that `queue` cannot take, counting the publish that this is."""
@@ -215,20 +208,9 @@ class FeedPublisher:
         self._send()
         self._limit()
 
-    def _announce(self) -> None:
-        if self._session is None or self._subscriptions is None or self._subscriptions_confirmed is None:
-            return
-        subscriptions, saved = self._subscriptions
-        properties = BasicProperties(delivery_mode=PERSISTENT, content_type="application/json")
-        with contextlib.suppress(SessionLost):
-            self._session.publish(EXCHANGE, SUBSCRIPTION, subscriptions, properties)
-            self._take_tag()
-            self._session.publish("", COLLECTOR_SUBSCRIPTIONS, saved, properties)
-            self._announcements[self._take_tag()] = self._subscriptions_confirmed
-
     def _send(self) -> None:
-        session, waiting, unconfirmed = self._session, self._waiting, self._unconfirmed
-        numbers = self._numbers
+        session, numbers = self._session, self._numbers
+        waiting, unconfirmed = self._waiting, self._unconfirmed
         if session is None:
             return
         try:
@@ -250,8 +232,8 @@ class FeedPublisher:
 
     def _reserve(self, session: Session, number: int) -> None:
         # On one channel: the broker has the reservation before a push whose number is in it.
-        properties = BasicProperties(delivery_mode=PERSISTENT)
-        session.publish("", COLLECTOR_NUMBERS, self._numbers.reserve(number), properties)
+        body, properties = self._numbers.reserve(number), BasicProperties(delivery_mode=PERSISTENT)
+        session.publish("", COLLECTOR_NUMBERS, body, properties)
         self._next_tag += 1
 
     def _take_tag(self) -> int:
@@ -272,10 +254,8 @@ class FeedPublisher:
             push = self._unconfirmed.pop(confirmed, None)
             if isinstance(method, Basic.Nack) and push is not None:
                 refused.append(push)
-            done = self._announcements.pop(confirmed, None) if self._announcements else None
-            # Published again on a new session it may have been confirmed before.
-            if done is not None and not done.done():
-                done.set_result(None)
+            if self._announcements.pending:
+                self._announcements.confirm(confirmed)
         if push is not None and tag % CONFIRM_SAMPLE == 0:
             self.confirm_age.tally[self._clock_ns() // 1_000_000 - push.received_ms] += 1
         if method.multiple:
@@ -293,7 +273,7 @@ class FeedPublisher:
         self._session = None
         unconfirmed = [push for push in self._unconfirmed.values() if push is not None]
         self._unconfirmed.clear()
-        self._announcements.clear()
+        self._announcements.pending.clear()
         self._waiting.extendleft(reversed(unconfirmed))
         self._limit()
 

@@ -462,15 +462,15 @@ def test_pushes_reconnects_and_resyncs_are_counted() -> None:
     async def act(exchange: FakeExchange) -> None:
         exchange.on_request = exchange.serve
         async with scene(exchange) as s:
-            assert s.stream.silence_seconds is None
+            assert s.stream.topic.silence_seconds is None
             await s.live()
-            counts = (s.stream.pushes, s.stream.reconnects, s.stream.resyncs)
+            counts = (s.stream.topic.pushes, s.stream.reconnects, s.stream.resyncs)
             assert counts == (1, 0, 0)
             await asyncio.sleep(1)
-            assert s.stream.silence_seconds == pytest.approx(1, abs=0.2)
+            assert s.stream.topic.silence_seconds == pytest.approx(1, abs=0.2)
             s.stream.request_snapshot()
             await asyncio.sleep(0.1)
-            assert (s.stream.pushes, s.stream.reconnects, s.stream.resyncs) == (2, 0, 1)
+            assert (s.stream.topic.pushes, s.stream.reconnects, s.stream.resyncs) == (2, 0, 1)
             s.socket.lose()
             await wait_until(lambda: s.stream.phase is Phase.WAITING)
             await s.live()
