@@ -229,8 +229,14 @@ def test_a_name_that_another_checkout_uses_is_refused(setup: Setup, engine: Engi
     assert engine.containers == {"one_database": "running"}
 
 
-def test_a_foreign_server_does_not_stand_in_for_own_data(setup: Setup, engine: Engine) -> None:
-    docker = setup.with_settings(INFRASTRUCTURE="docker", STAND_IN_PSQL="/bin/true")
+def test_a_foreign_server_does_not_stand_in_for_own_data(
+    setup: Setup, engine: Engine, tmp_path: Path
+) -> None:
+    # It reads all that it is given, which is more than a pipe holds.
+    reader = tmp_path / "psql"
+    reader.write_text("#!/bin/sh\nexec cat >/dev/null\n")
+    reader.chmod(0o755)
+    docker = setup.with_settings(INFRASTRUCTURE="docker", STAND_IN_PSQL=str(reader))
     docker.succeed("start", "database")
     engine.give_away("one_database", "")
     said = refused(docker, "start", "database")

@@ -60,6 +60,8 @@ def test_crossed_books_open_a_spread(engine: EngineStandIn, feed: BookFeed) -> N
     assert asked.correlation_id == order["order_id"]
     assert before - 5000 < order.pop("expires_at") - 2000 <= now_ms()
     assert order.pop("order_id") != order.pop("spread_id")
+    trail = ("published_buy", "received_buy", "published_sell", "received_sell", "decided_at")
+    assert all(before - 5000 < order.pop(time) <= now_ms() for time in trail)
     assert order == {
         "action": "Open Spread",
         "buy": LINEAR,

@@ -48,22 +48,22 @@ def test_package_project_and_changelog_agree_on_the_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "setting", "value"),
+    ("service", "setting", "value", "named"),
     [
-        ("signal_service", "LOG_LEVEL", "loud"),
-        ("market_data_collector_service", "ORDERBOOK_DEPTH", "25"),
-        ("trading_engine_service", "JOURNAL_PATH", "/dev/null/journal"),
-        ("trading_engine_service", "REAL_ORDER_SENDING", "true"),
+        ("signal_service", "LOG_LEVEL", "loud", "LOG_LEVEL"),
+        ("market_data_collector_service", "ORDERBOOK_DEPTH", "25", "ORDERBOOK_DEPTH"),
+        ("trading_engine_service", "JOURNAL_PATH", "/dev/null/journal", "JOURNAL_PATH"),
+        ("trading_engine_service", "REAL_ORDER_SENDING", "true", "REAL_MONEY"),
     ],
 )
 def test_an_invalid_setting_is_one_line_and_a_status_of_its_own(
-    service: str, setting: str, value: str
+    service: str, setting: str, value: str, named: str
 ) -> None:
     command = [sys.executable, str(ROOT / f"{service}.py")]
-    # With these keys only the environment is wrong: orders with real money are refused.
+    # With these keys only the environment is wrong: real money has a switch of its own.
     keys = {"API_KEY": "k", "API_SECRET": "s", "BYBIT_ENVIRONMENT": "mainnet"}
     settings = {**os.environ, **keys, setting: value}
     answer = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=20, check=False)
     assert answer.returncode == EXIT_INVALID_SETTING
     assert len(answer.stderr.splitlines()) == 1
-    assert answer.stderr.startswith(f"setting {setting}: expected ")
+    assert answer.stderr.startswith(f"setting {named}: expected ")
