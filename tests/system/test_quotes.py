@@ -126,7 +126,7 @@ def test_quotes_are_those_of_a_replay_of_the_stored_messages(place: Workspace, t
     run(place, tmp_path, 6, lambda: quotes_of(place) >= 100)
     quotes = check_quotes(place, 100)
     assert {quote[0] for quote in quotes.values()} >= {"in sync"}
-    assert len({quote[1] for quote in quotes.values()}) > 50, "the market has not moved"
+    assert len({quote[1:] for quote in quotes.values()}) > 12, "the market has not moved"
 
 
 @pytest.mark.slow
