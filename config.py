@@ -359,6 +359,7 @@ class Settings(Servers):
     LOG_FORMAT: Literal["text", "json"] = "text"
     STATUS_INTERVAL_MS: int = Field(default=500, ge=0, le=60_000)
     SUMMARY_SECONDS: int = Field(default=10, ge=0, le=3600)
+    ALIVE_FILE: str = ""
 
     @property
     def DB_CONFIG(self) -> dict[str, str]:  # noqa: N802 - the owner's name

@@ -188,6 +188,7 @@ def main() -> None:
         log_level=Config.LOG_LEVEL,
         log_format=Config.LOG_FORMAT,
         pace=PACE,
+        alive_file=Config.ALIVE_FILE,
         on_start=log_settings,
     )
 

@@ -347,6 +347,7 @@ def main() -> None:
         mode=mode,
         log_level=Config.LOG_LEVEL,
         log_format=Config.LOG_FORMAT,
+        alive_file=Config.ALIVE_FILE,
         on_start=log_settings,
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from blackbird import __version__
+from blackbird.runtime.heartbeat import Heartbeat
 from blackbird.runtime.log_format import LogFormat, formatter
 from blackbird.runtime.paced_selector import Pace, PacedSelector
 
@@ -74,12 +75,14 @@ def run_service(
     log_level: str = "INFO",
     log_format: LogFormat = "text",
     pace: Pace | float = 0.0,
+    alive_file: str = "",
     on_start: Callable[[], None] | None = None,
 ) -> None:
     """Run `serve` until it ends after the event that SIGINT or SIGTERM sets, with exit status 0.
 
-    With a `pace` (seconds) its sockets are polled no more often than that, see PacedSelector. `mode` is part
-    of the first line of the log; `on_start` is called after it. An exception that reaches this edge ends the
+    With a `pace` (seconds) its sockets are polled no more often than that, see PacedSelector; with an
+    `alive_file` its supervisor can see that it works, see Heartbeat. `mode` is part of the first line of the
+    log; `on_start` is called after it. An exception that reaches this edge ends the
     process: InvalidSetup with one line and status 78, any other with its traceback and status 1.
     """
     configure_logging(log_level, name, log_format)
@@ -89,7 +92,7 @@ def run_service(
     selector = PacedSelector(pace) if pace else selectors.DefaultSelector()
     try:
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-            runner.run(_serve(name, serve))
+            runner.run(_serve(name, serve, Heartbeat.of(alive_file)))
     except InvalidSetup as error:
         exit_for_setting(str(error))
     except Exception:
@@ -101,7 +104,7 @@ def run_service(
             signal.signal(number, signal.SIG_IGN)
 
 
-async def _serve(name: str, serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+async def _serve(name: str, serve: Callable[[asyncio.Event], Awaitable[None]], heartbeat: Heartbeat) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -115,7 +118,8 @@ async def _serve(name: str, serve: Callable[[asyncio.Event], Awaitable[None]]) -
         signal.signal(number, end)
     serving = asyncio.ensure_future(serve(stop))
     stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    async with heartbeat.beating():
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     done, _ = await asyncio.wait([serving], timeout=STOP_SECONDS)
     if not done:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
 import uuid
 from collections.abc import Iterator
 from decimal import Decimal
@@ -21,6 +23,7 @@ from tests.support.workspace import (
     Workspace,
     drop_database,
     free_port,
+    free_ports,
     make_database,
     make_virtual_host,
     management,
@@ -378,6 +381,38 @@ def test_service_that_still_waits_ends_by_itself_with_status_0(tmp_path: Path, s
         assert started.stop(seconds=5) == 0
     finally:
         place.close()
+
+
+def test_a_service_touches_its_file_and_tells_systemd_until_it_ends(tmp_path: Path) -> None:
+    collector, monitor = map(str, free_ports(2))
+    names = ("trading_engine", "data_storage", "signal", "market_data_collector", "monitor")
+    with contextlib.ExitStack() as stack:
+        supervisors = {}
+        services = []
+        for name in names:
+            (tmp_path / name).mkdir()
+            address = f"blackbird-{uuid.uuid4().hex}"
+            supervisor = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            supervisor.bind(f"\0{address}")
+            supervisor.settimeout(60)
+            supervisors[name] = supervisor
+            settings = {
+                "RABBITMQ_PORT": "1",
+                "POSTGRES_PORT": "1",
+                "ALIVE_FILE": str(tmp_path / name / "alive"),
+            }
+            settings |= {"COLLECTOR_PORT": collector, "MONITOR_PORT": monitor, "NOTIFY_SOCKET": f"@{address}"}
+            place = Workspace(tmp_path / name, "nowhere", settings)
+            stack.callback(place.close)
+            services.append(place.start(name))
+        for name, supervisor in supervisors.items():
+            assert supervisor.recv(100) == b"READY=1"
+            assert supervisor.recv(100) == b"WATCHDOG=1"
+            wait_for((tmp_path / name / "alive").exists, f"{name} touches its file", 60)
+        for service, supervisor in zip(services, supervisors.values(), strict=True):
+            service.process.send_signal(signal.SIGTERM)
+            while supervisor.recv(100) != b"STOPPING=1":
+                pass
 
 
 def test_queues_that_are_there_with_other_arguments_are_used_and_when_deleted_made_anew(

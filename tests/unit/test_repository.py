@@ -176,8 +176,8 @@ def test_the_lock_file_pins_what_the_project_asks_for() -> None:
 
 def test_every_dependency_is_pinned_exactly() -> None:
     project = (ROOT / "pyproject.toml").read_text()
-    lists = re.findall(r"^(?:dependencies|dev) = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)
-    assert len(lists) == 2
+    lists = re.findall(r"^(?:dependencies|dev|deployment) = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)
+    assert len(lists) == 3
     for line in "".join(lists).splitlines():
         assert re.fullmatch(r"    \"[a-z0-9-]+==[0-9][0-9a-z.]*\",", line), line
 
