@@ -33,7 +33,6 @@ from blackbird.storage.orderbook_store import OrderbookStore, UpdateKey, read_up
 from blackbird.storage.quote_storage import QuoteStorage, QuoteStore
 from blackbird.storage.retention import DiskWatch, Retention, RetentionStore, Upkeep
 from blackbird.storage.storage_status import StorageStatusSource
-from blackbird.storage.update import Update
 from config import HERE, LOCAL_HOSTS, Config, check_settings, hosts_and_ports, log_settings
 from database_manager import DatabaseManager
 
@@ -130,14 +129,14 @@ class DataStorageService:
         if self._discard:
             return
         try:
-            key, levels = read_update(body)
+            key, update = read_update(body, properties)
         except InvalidMessage as error:
             batch.dead_letter_message(str(error), properties, body)
         except Exception as error:  # noqa: BLE001 - the edge: the message is dead-lettered, the others stored
             self._failures.log("reading a message", error)
             batch.dead_letter_message(f"crashed the handler: {error!r}", properties, body)
         else:
-            batch.add(key, Update(levels, properties, body))
+            batch.add(key, update)
 
     async def _finish(self) -> None:
         """Take no more messages, write and acknowledge those that were delivered."""

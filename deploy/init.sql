@@ -53,8 +53,11 @@ CREATE TABLE IF NOT EXISTS bybit.orderbook_update (
   number       bigint,  -- rises in the order of publishing
   PRIMARY KEY (ts_orderbook, update_id, sequence_id, channel, topic, type)
 );
--- A table of the version before has neither.
-ALTER TABLE bybit.orderbook_update ADD COLUMN IF NOT EXISTS published_at bigint, ADD COLUMN IF NOT EXISTS number bigint;
+-- A table of a version before has none of these.
+ALTER TABLE bybit.orderbook_update
+  ADD COLUMN IF NOT EXISTS published_at bigint,
+  ADD COLUMN IF NOT EXISTS number       bigint,
+  ADD COLUMN IF NOT EXISTS as_sent      text;  -- what rows do not say: they have no order
 
 DO $$
 BEGIN
@@ -736,6 +739,7 @@ COMMENT ON COLUMN bybit.orderbook_update.topic IS 'Topic of the stream, as order
 COMMENT ON COLUMN bybit.orderbook_update.type IS 'snapshot or delta (field type)';
 COMMENT ON COLUMN bybit.orderbook_update.published_at IS 'When the collector received the message, ms since 1970 (header published_at); NULL for messages of other publishers and of versions before 0.2.0';
 COMMENT ON COLUMN bybit.orderbook_update.number IS 'Order of publishing over all instruments, strictly rising (header number): about nanoseconds since 1970; of copies that of the first; NULL as published_at';
+COMMENT ON COLUMN bybit.orderbook_update.as_sent IS 'Order of the levels in the message: NULL for best first on both sides (as Bybit sends them, and of versions before 0.2.0), removed first for levels of size 0 before the others, each part best first, else the levels as they came (JSON), which is so of a message without levels too';
 
 COMMENT ON TABLE bybit.quote IS 'Best prices of each order book, one row per second and instrument. Taken by the signal engine from the books that it trades on, written by the data storage service; seconds without a signal engine have no row.';
 COMMENT ON COLUMN bybit.quote.quoted_at IS 'The whole second that the row is of, by the signal engine''s clock, ms since 1970';

@@ -13,6 +13,7 @@ import duckdb
 from blackbird.archive.copy_pipe import CopyPipe
 from blackbird.archive.layout import COLUMNS, DAY_MS, TimeRange, file_of, files_of, moment_ms
 from blackbird.market.instrument import Instrument
+from blackbird.market.level_order import REMOVED_FIRST
 from database_manager import Cursor, DatabaseManager
 
 MEMORY_LIMIT = "1GB"
@@ -20,13 +21,14 @@ ROW_GROUP_ROWS = 100_000
 _KEY = "ts_orderbook, update_id, sequence_id, channel, topic, type"
 
 # A day's messages with their levels, as CSV. The index on time brings the levels of a message together, so
-# nothing larger than a message is sorted. The order of the levels in a message is not stored: they are sorted
-# by price. A message without levels has no row in bybit.orderbook.
+# nothing larger than a message is sorted. Levels are sorted by price; where they came in another order,
+# as_sent says in which. A message without levels has no row in bybit.orderbook.
 _QUERY = f"""
 COPY (
   SELECT number, published_at, levels.ts, ts_orderbook, update_id, sequence_id, type, topic, channel,
-         coalesce(levels.symbol, substring(topic FROM '^[^.]*[.][^.]*[.](.*)$')), levels.matching_key,
-         coalesce(bids, ''), coalesce(asks, '')
+         coalesce(levels.symbol, CASE WHEN as_sent LIKE '{{%%' THEN as_sent::jsonb->>'s' END,
+                  substring(topic FROM '^[^.]*[.][^.]*[.](.*)$')), levels.matching_key,
+         coalesce(as_sent, ''), coalesce(bids, ''), coalesce(asks, '')
   FROM bybit.orderbook_update LEFT JOIN (
     SELECT {_KEY}, max(ts_message) AS ts, max(symbol_name) AS symbol, max(matching_key) AS matching_key,
            string_agg(price || '","' || size, '"],["' ORDER BY price) FILTER (WHERE side = 'bid') AS bids,
@@ -48,23 +50,32 @@ _STAGED = {
     "channel": "VARCHAR",
     "symbol": "VARCHAR",
     "matching_key": "VARCHAR",
+    "as_sent": "VARCHAR",
     "bids": "VARCHAR",
     "asks": "VARCHAR",
 }
-# What is missing is filled in: messages of other publishers have no number, those without levels no ts.
+# What is missing is filled in: messages of other publishers have no number, those without levels no rows.
 # Bids come as asks do, lowest first.
-_COMPLETE = """
+_SENT = "CASE WHEN starts_with(as_sent, '{') THEN as_sent END"  # what was kept as it came
+_COMPLETE = f"""
+CREATE MACRO as_json(levels) AS
+  CASE WHEN len(levels) = 0 THEN '[]' ELSE '[["' || array_to_string(levels, '"],["') || '"]]' END;
+CREATE MACRO ordered(levels, as_sent) AS
+  CASE as_sent WHEN '{REMOVED_FIRST}'
+    THEN list_concat(list_filter(levels, lambda level: ends_with(level, '","0')),
+                     list_filter(levels, lambda level: NOT ends_with(level, '","0')))
+    ELSE levels END;
+CREATE MACRO levels_of(side) AS CASE side WHEN '' THEN [] ELSE string_split(side, '"],["') END;
 CREATE VIEW complete AS
 SELECT coalesce(number, coalesce(published_at, cts) * 1000000) AS number,
-       coalesce(published_at, cts) AS published_at, coalesce(ts, cts) AS ts, cts, u, seq, type, topic,
-       matching_key,
-       CASE bids WHEN '' THEN '[]'
-                 ELSE '[["' || array_to_string(list_reverse(string_split(bids, '"],["')), '"],["') || '"]]'
-       END AS bids,
-       CASE asks WHEN '' THEN '[]' ELSE '[["' || asks || '"]]' END AS asks,
+       coalesce(published_at, cts) AS published_at,
+       coalesce(ts, ({_SENT}->>'$.ts')::BIGINT, cts) AS ts, cts, u, seq, type, topic,
+       coalesce(matching_key, {_SENT}->>'$.matching_key') AS matching_key,
+       coalesce({_SENT}->>'$.b', as_json(ordered(list_reverse(levels_of(bids)), as_sent))) AS bids,
+       coalesce({_SENT}->>'$.a', as_json(ordered(levels_of(asks), as_sent))) AS asks,
        channel, symbol
 FROM staged
-"""
+"""  # noqa: S608 - only what is above
 
 
 class ExportError(Exception):

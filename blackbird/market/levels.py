@@ -49,14 +49,15 @@ def _texts(side: bytes | msgspec.Raw) -> TextLevels:
 _decode_levels = msgspec.json.Decoder(TextLevels).decode
 
 
-def canonical_prices(side: bytes) -> list[float] | None:
+def canonical_prices(side: bytes, min_bytes: int | None = None) -> list[float] | None:
     """Return the prices in the JSON of one side, to the precision of floats, if it is plain, else None.
 
     Plain means no blanks, and nothing but levels that `decimal_levels` takes, in digits and dots: nearly all
     that come are. What has to hold for each number is asked of all of them at once, which costs a third of
-    reading them, less where the numbers are new. Also None for a side of few levels.
+    reading them, less where the numbers are new. Also None for a side of fewer than `min_bytes`, which is
+    FAST_PATH_MIN_BYTES if not given.
     """
-    if len(side) < FAST_PATH_MIN_BYTES:
+    if len(side) < (FAST_PATH_MIN_BYTES if min_bytes is None else min_bytes):
         return None
     # Without its digits and dots the side is nothing but pairs of quotes ...
     pairs = side.translate(None, b"0123456789.")

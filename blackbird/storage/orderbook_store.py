@@ -9,51 +9,30 @@ from pika.spec import BasicProperties
 
 from blackbird.broker.properties import publication
 from blackbird.market.book_message import BookMessage, decode_book
-from blackbird.market.levels import canonical_prices, text_levels
+from blackbird.storage.level_rows import message_rows
 from blackbird.storage.update import Update
 from database_manager import NULL, Cursor, DatabaseManager, FixedTable, RowsRejected, Table, copy_text
 
 UpdateKey = tuple[int, int, int, str, str, str]
 
 KEY_COLUMNS = ("ts_orderbook", "update_id", "sequence_id", "channel", "topic", "type")
-UPDATES = FixedTable("bybit.orderbook_update", (*KEY_COLUMNS, "published_at", "number"))
+UPDATES = FixedTable("bybit.orderbook_update", (*KEY_COLUMNS, "published_at", "number", "as_sent"))
 # A key that no update has: its update id is negative.
 _TRIAL_KEY: UpdateKey = (0, -1, 0, "", "", "")
 _TRIAL_PROPERTIES = BasicProperties()
 
 
-def read_update(body: bytes) -> tuple[UpdateKey, str]:
+def read_update(body: bytes, properties: BasicProperties) -> tuple[UpdateKey, Update]:
     """Return the key and the rows of the order-book message in `body`; raises InvalidMessage."""
     message = decode_book(body)
-    return update_key(message), orderbook_lines(message)
+    lines, as_sent = message_rows(message)
+    return update_key(message), Update(lines, properties, body, as_sent)
 
 
 def update_key(message: BookMessage) -> UpdateKey:
     """Return what makes two messages copies of one update, in the order of UPDATES' columns."""
     data = message.data
     return message.cts, data.u, data.seq, message.channel, message.topic, message.type
-
-
-def orderbook_lines(message: BookMessage) -> str:
-    """Return the rows of a message, one per level, as lines of COPY's text format.
-
-    Raises InvalidMessage on levels that are not prices and sizes.
-    """
-    data = message.data
-    head = (
-        f"{_escaped(message.topic)}\t{message.type}\t{message.ts}\t{message.channel}\t{_escaped(data.s)}"
-        f"\t{data.u}\t{data.seq}\t"
-    )
-    tail = f"\t{message.cts}\t{_escaped(message.matching_key)}\n"
-    return _side_lines(bytes(data.b), f"{head}bid\t", tail) + _side_lines(bytes(data.a), f"{head}ask\t", tail)
-
-
-def _side_lines(side: bytes, head: str, tail: str) -> str:
-    if canonical_prices(side) is None:
-        return "".join([f"{head}{price}\t{size}{tail}" for price, size in text_levels(side)])
-    # [["61837.24","0"],["61837.23","1.2"]]: replace what separates numbers by what separates columns, rows.
-    levels = side[3:-3].decode().replace('","', "\t").replace('"],["', tail + head)
-    return f"{head}{levels}{tail}"
 
 
 _escaped = lru_cache(maxsize=10_000)(copy_text)
@@ -90,25 +69,27 @@ class OrderbookStore:
 
     def _copy(self, batch: Mapping[UpdateKey, Update], cursor: Cursor) -> int:
         """Add updates that are all new, and return how many rows of levels they have."""
-        lines = [update_line(key, update.properties) for key, update in batch.items()]
+        lines = [update_line(key, update) for key, update in batch.items()]
         self._database.copy(cursor, UPDATES, lines)
         self._database.copy(cursor, self._levels, [update.lines for update in batch.values()])
         return cursor.rowcount
 
     def _copy_new(self, batch: Mapping[UpdateKey, Update], cursor: Cursor) -> int:
         """Add those of the updates that are new, and return how many rows of levels they have."""
-        rows = [(*key, *publication(update.properties)) for key, update in batch.items()]
+        rows = [(*key, *publication(update.properties), update.as_sent) for key, update in batch.items()]
         new = self._database.insert_new(cursor, UPDATES, rows)
         keys: list[UpdateKey] = [row[: len(KEY_COLUMNS)] for row in new]
         self._database.copy(cursor, self._levels, [batch[key].lines for key in keys])
         return cursor.rowcount
 
 
-def update_line(key: UpdateKey, properties: BasicProperties) -> str:
+def update_line(key: UpdateKey, update: Update) -> str:
     """Return the row of an update as a line of COPY's text format."""
     cts, update_id, sequence_id, channel, topic, kind = key
-    published_at, number = publication(properties)
+    published_at, number = publication(update.properties)
+    as_sent = update.as_sent
     return (
         f"{cts}\t{update_id}\t{sequence_id}\t{channel}\t{_escaped(topic)}\t{kind}"
-        f"\t{NULL if published_at is None else published_at}\t{NULL if number is None else number}\n"
+        f"\t{NULL if published_at is None else published_at}\t{NULL if number is None else number}"
+        f"\t{NULL if as_sent is None else copy_text(as_sent)}\n"
     )

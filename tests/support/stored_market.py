@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pika.spec import BasicProperties
 
 from blackbird.archive.source import Timed
-from blackbird.storage.orderbook_store import OrderbookStore, orderbook_lines, update_key
+from blackbird.storage.level_rows import message_rows
+from blackbird.storage.orderbook_store import OrderbookStore, update_key
 from blackbird.storage.update import Update
 from config import Config
 from database_manager import DatabaseManager
@@ -24,5 +25,6 @@ def store(place: Workspace, messages: Iterable[Timed]) -> None:
     batch = {}
     for count, (published_at, message) in enumerate(messages):
         headers = {"published_at": published_at, "number": published_at * 1_000_000 + count % 1_000_000}
-        batch[update_key(message)] = Update(orderbook_lines(message), BasicProperties(headers=headers), b"")
+        lines, as_sent = message_rows(message)
+        batch[update_key(message)] = Update(lines, BasicProperties(headers=headers), b"", as_sent)
     OrderbookStore(database_of(place), Config.TABLES["orderbook"]).add(batch)

@@ -13,21 +13,21 @@ from pika.spec import BasicProperties
 from blackbird.engine import history_rows
 from blackbird.market.book_message import BookMessage, decode_book
 from blackbird.market.fields import InvalidMessage
+from blackbird.storage.level_rows import message_rows
 from blackbird.storage.orderbook_store import (
     KEY_COLUMNS,
     UPDATES,
-    orderbook_lines,
+    read_update,
     update_key,
     update_line,
 )
+from blackbird.storage.update import Update
 from blackbird.trading.orders import Order
 from blackbird.trading.records import Execution, Refusal
 from config import Config
 from database_manager import copy_text
 from tests.support.market import PERP, SPOT
 from tests.support.workspace import HERE
-
-pytestmark = pytest.mark.usefixtures("lazy_and_eager_sides")
 
 D = Decimal
 ODD = [
@@ -91,6 +91,10 @@ def read_copy(lines: str) -> list[list[str | None]]:
             ]
         )
     return rows
+
+
+def orderbook_lines(message: BookMessage) -> str:
+    return message_rows(message)[0]
 
 
 def by_column(lines: str) -> list[dict[str, str | None]]:
@@ -203,21 +207,97 @@ def test_key_of_an_update_is_channel_topic_type_u_seq_and_cts() -> None:
 
 
 def test_row_of_an_update_is_its_key_and_the_headers_of_its_message() -> None:
-    assert UPDATES.columns == (*KEY_COLUMNS, "published_at", "number")
+    assert UPDATES.columns == (*KEY_COLUMNS, "published_at", "number", "as_sent")
     key = update_key(message())
     for headers, expected in (
         ({"published_at": 1723161255610, "number": 2**60}, ["1723161255610", str(2**60)]),
         ({"published_at": 0, "number": 0}, ["0", "0"]),
         ({}, [None, None]),
     ):
-        line = update_line(key, BasicProperties(headers=headers))
-        assert read_copy(line) == [[*map(str, key), *expected]]
+        for as_sent in (None, 'a\\tb"'):
+            line = update_line(key, Update("", BasicProperties(headers=headers), b"", as_sent))
+            assert read_copy(line) == [[*map(str, key), *expected, as_sent]]
 
 
 @pytest.mark.parametrize("text", ODD)
 def test_odd_topic_comes_back_from_the_line_of_its_key(text: str) -> None:
-    (row,) = read_copy(update_line(update_key(message(topic=text)), BasicProperties()))
-    assert row == ["1723161255600", "5002", "50093239220", "spot", text, "delta", None, None]
+    update = Update("", BasicProperties(), b"")
+    (row,) = read_copy(update_line(update_key(message(topic=text)), update))
+    assert row == ["1723161255600", "5002", "50093239220", "spot", text, "delta", None, None, None]
+
+
+# --- what rows do not say ------------------------------------------------------------------------
+
+BEST_FIRST = {"bids": [("3", "1"), ("2", "0"), ("1", "2")], "asks": [("10", "1"), ("11.5", "0"), ("12", "3")]}
+REMOVED_FIRST = {
+    "bids": [("2", "0"), ("3", "1"), ("1", "2")],
+    "asks": [("11", "0"), ("12", "0"), ("10", "3")],
+}
+
+
+@pytest.mark.parametrize(
+    "sides",
+    [
+        BEST_FIRST,
+        {"bids": [("1", "0")], "asks": [("2", "1")]},
+        {"bids": [], "asks": [("2", "1"), ("3", "0")]},
+        {"bids": [(str(900 - each), "0.10") for each in range(50)], "asks": []},
+    ],
+)
+def test_nothing_is_kept_of_levels_that_are_best_first(sides: dict[str, Any]) -> None:
+    assert message_rows(message(**sides))[1] is None
+
+
+@pytest.mark.parametrize(
+    "sides",
+    [
+        REMOVED_FIRST,
+        {**REMOVED_FIRST, "asks": []},
+        {**REMOVED_FIRST, "bids": [("3", "0"), ("2", "1")]},
+        {**REMOVED_FIRST, "bids": [("3", "0"), ("2", "0")]},
+        {**REMOVED_FIRST, "bids": [("3", "1"), ("2", "1")]},
+    ],
+)
+def test_removed_levels_that_come_first_are_told_in_two_words(sides: dict[str, Any]) -> None:
+    assert message_rows(message(**sides))[1] == "removed first"
+
+
+@pytest.mark.parametrize(
+    "sides",
+    [
+        {**REMOVED_FIRST, "bids": BEST_FIRST["bids"]},  # no rule for both sides
+        {"bids": [("1", "1"), ("2", "1")], "asks": []},
+        {"bids": [("2", "1"), ("2", "1")], "asks": []},
+        {"bids": [("2", "0"), ("2.0", "1")], "asks": [("3", "0"), ("1", "0"), ("2", "0")]},
+        {"bids": [("2", "0.0"), ("3", "1")], "asks": []},
+        {"bids": [("1", "1"), ("2", "0"), ("3", "0")], "asks": []},
+        {"bids": [("2", "0"), ("3", "1"), ("1", "0")], "asks": []},
+        {"bids": [("2", "0"), ("1", "0"), ("3", "1"), ("4", "1")], "asks": []},
+        {"bids": [("1.00000000000000000001", "1"), ("1.00000000000000000002", "1")], "asks": []},
+        {"bids": [("0002", "1")], "asks": []},
+        {"bids": [], "asks": [("1e3", "1")]},
+        {"bids": [], "asks": []},
+    ],
+)
+def test_all_else_is_kept_as_it_came(sides: dict[str, Any]) -> None:
+    sent = message(**sides)
+    kept = json.loads(message_rows(sent)[1] or "")
+    assert kept == {
+        "ts": sent.ts,
+        "s": "BTCUSDT",
+        "matching_key": "a",
+        "b": bytes(sent.data.b).decode(),
+        "a": bytes(sent.data.a).decode(),
+    }
+
+
+def test_blanks_between_levels_are_kept() -> None:
+    body = (
+        b'{"topic":"t","type":"delta","ts":1,"data":{"s":"S","b":[["2", "1"]],"a":[],"u":2,"seq":3},"cts":4,'
+        b'"channel":"spot","matching_key":"a"}'
+    )
+    _, update = read_update(body, BasicProperties())
+    assert json.loads(update.as_sent or "")["b"] == '[["2", "1"]]'
 
 
 @pytest.mark.parametrize(
