@@ -194,7 +194,7 @@ def test_ten_tabs_of_one_window_are_open_at_once(browser: Browser, port: int) ->
 def test_stopping_with_pages_open_ends_in_order(browser: Browser, port: int, monitor: Service) -> None:
     open_page(browser, port)
     open_page(browser, port)
-    assert monitor.stop(seconds=5) == 0
+    assert monitor.stop(seconds=30) == 0
     assert "ended" in monitor.output
     assert "Traceback" not in monitor.output
 

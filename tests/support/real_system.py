@@ -134,8 +134,8 @@ class RealSystem:
         [path] = Path(self.place.environment["JOURNAL_PATH"]).glob("*.sqlite")
         return path.stat().st_mtime
 
-    def journaled_link_ids(self) -> str:
-        """Return what the journal's open trades and records hold, as text."""
+    def recorded_link_ids(self) -> str:
+        """Return the text of open trades, records and stored fills."""
         texts = []
         for path in sorted(Path(self.place.environment["JOURNAL_PATH"]).glob("*")):
             if path.suffix in {".lock", ".db-shm", ".db-wal"} or path.name.endswith(("-wal", "-shm")):
@@ -144,7 +144,9 @@ class RealSystem:
                 rows = database.execute("SELECT body FROM open_trade UNION ALL SELECT body FROM record")
                 texts += [bytes(body) for (body,) in rows]
             database.close()
-        return b"\n".join(texts).decode()
+        # The database last: a record leaves the journal after it was stored.
+        stored = [link_id for (link_id,) in self.place.query("SELECT DISTINCT link_id FROM bybit.fill")]
+        return "\n".join([*(text.decode() for text in texts), *stored])
 
     # --- market ------------------------------------------------------------------------------
 

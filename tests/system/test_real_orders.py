@@ -129,8 +129,8 @@ def test_what_the_exchange_has_received_is_in_the_journal(start: Start, length: 
         wait_for(partial(has_received, system, before), "a first request")
         engine.kill()
         received = {one["link_id"] for one in system.exchange.get("/orders")[before:]}
-        journaled = system.journaled_link_ids()
-        assert [link_id for link_id in received if link_id not in journaled] == []
+        recorded = system.recorded_link_ids()
+        assert [link_id for link_id in received if link_id not in recorded] == []
         system.exchange.fault("clear")
     system.start()
     truth = system.check()
