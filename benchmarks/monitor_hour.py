@@ -4,7 +4,7 @@
 
 starts a broker and a database of its own, the local exchange, the four services and the monitor, opens the
 page twice in a headless Chromium, and pushes at a fixed rate. From minute 10 on neither memory may grow by
-over 5 %. It ends with 1 where something was missed. An hour at 2,000 updates/s takes 20 GB of disk until then.
+over 5 %. It ends with 1 where something was missed. At 2,000 updates/s an hour takes 20 GB of disk.
 """
 
 from __future__ import annotations
