@@ -155,7 +155,8 @@ def upkeep() -> Upkeep:
     # Of a database elsewhere the disk is not known here.
     hosts = {host for host, _ in hosts_and_ports(Config.POSTGRES_HOST, Config.POSTGRES_PORT)}
     is_here = hosts <= LOCAL_HOSTS
-    return Upkeep(retention, DiskWatch(HERE / Config.PGDATA_PATH, store.size) if is_here else None)
+    disk = DiskWatch(HERE / Config.PGDATA_PATH, store.size) if is_here else None
+    return Upkeep(retention, disk, store.check_gaps)
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
-"""The views at a prompt: a million executions, a day of quotes of 12 instruments, each answer within 1 s.
+"""The views at a prompt: a million executions, a day of quotes of 12 instruments, five million messages.
+
+Each has to answer within 1 s.
 
 The ceiling of storing executions is bare COPY into the same table with its trigger off; that the totals which
 the trigger keeps are right is checked against sums of the orders.
@@ -33,6 +35,9 @@ QUERIES = {
         "SELECT count(*), max(spread_bps), avg(size) FROM bybit.spread_history"
         " WHERE long_symbol = 'T001PERP' AND short_symbol = 'T001USDT'"
     ),
+    "latency": "SELECT * FROM bybit.latency ORDER BY hour",
+    "gaps": "SELECT count(*), sum(missing) FROM bybit.gaps",
+    "open_leftover": "SELECT * FROM bybit.open_leftover",
     "last minute of spread_history": (
         "SELECT * FROM bybit.spread_history"
         " WHERE quoted_at > (SELECT max(quoted_at) FROM bybit.quote) - 60000"
@@ -62,8 +67,11 @@ def order_lines(executions: int) -> Iterator[str]:
         buy, sell = (spot, perp) if closes else (perp, spot)
         price = 60_000 + chance.randrange(100)
         at = BEGIN_MS + number * DAY_SECONDS * 1000 // executions
+        ages = [chance.randrange(1, 40) for _ in range(3)]
+        action = "Close Spread" if closes else "Open Spread"
         tail = (
-            f"{at - 50}\to{number}\t{'Close' if closes else 'Open'} Spread\ts{opening}\t{at}\t{number}\t\\N\n"
+            f"{at - 50 - sum(ages)}\to{number}\t{action}\ts{opening}\t{at}\t{number}\t\\N"
+            f"\t{at - sum(ages)}\t{at - sum(ages[:2])}\t{at - ages[0]}\n"
         )
         yield (
             f"{buy}\t{price}\t0.25\tbuy\t{-price / 4}\t{tail}"
@@ -76,7 +84,8 @@ def _copy(cursor: Any, lines: list[str]) -> float:
     for at in range(0, len(lines), BATCH):
         cursor.copy_expert(
             'COPY bybit."order" (channel, symbol_name, price, size, type, flux, ts_orderbook, order_id,'
-            " action, spread_id, placed_at, execution_id, request_key) FROM STDIN",
+            " action, spread_id, placed_at, execution_id, request_key, published_at, received_at, decided_at)"
+            " FROM STDIN",
             io.StringIO("".join(lines[at : at + BATCH])),
         )
     return time.perf_counter() - begin
@@ -92,6 +101,34 @@ def _fill_quotes(cursor: Any) -> None:
         " (VALUES ('spot', 'USDT', 0), ('linear', 'PERP', 1)) AS leg (channel, suffix, less)",
         (BEGIN_MS, BEGIN_MS, DAY_SECONDS - 1, PAIRS),
     )
+
+
+def _fill_updates(cursor: Any, count: int) -> None:
+    """Store messages of 12 streams over a day, of which each thousandth is missing, as storage does."""
+    cursor.execute(
+        "INSERT INTO bybit.orderbook_update (ts_orderbook, update_id, sequence_id, channel, topic, type,"
+        " published_at, number)"
+        " SELECT at, id, id, leg.channel,"
+        " format('orderbook.50.T%%s%%s', lpad(pair::text, 3, '0'), leg.suffix), 'delta',"
+        " at + 40, (at + 40) * 1000000 + pair * 2 + leg.less"
+        " FROM generate_series(1, %s) AS id, generate_series(1, %s) AS pair,"
+        " (VALUES ('spot', 'USDT', 0), ('linear', 'PERP', 1)) AS leg (channel, suffix, less),"
+        " LATERAL (SELECT %s + id::bigint * %s / %s AS at) AS time WHERE id %% 1000 <> 0",
+        (count // PAIRS // 2, PAIRS, BEGIN_MS, DAY_SECONDS * 1000, count // PAIRS // 2),
+    )
+    cursor.execute("ANALYZE bybit.orderbook_update")
+
+
+def _look_for_gaps(cursor: Any) -> float:
+    """Look at all messages, as data storage does once a minute; return the seconds of the longest portion."""
+    longest = 0.0
+    more = True
+    while more:
+        begin = time.perf_counter()
+        cursor.execute("SELECT bybit.check_gaps()")
+        more = cursor.fetchone()[0]
+        longest = max(longest, time.perf_counter() - begin)
+    return longest
 
 
 def _check_totals(cursor: Any) -> None:
@@ -141,11 +178,25 @@ def run(*, quick: bool) -> list[Row]:
         _fill_quotes(cursor)
         cursor.execute('ANALYZE bybit.quote; ANALYZE bybit."order"; ANALYZE bybit.spread_total')
         _check_totals(cursor)
+        updates = executions * 5
+        progress(f"views: {updates:,} messages")
+        _fill_updates(cursor, updates)
+        longest = _look_for_gaps(cursor)
+        rows.append(
+            Row(
+                "ten minutes of messages looked at for gaps",
+                f"{longest * 1000:.0f} ms at most",
+                note="in storage's upkeep",
+            )
+        )
+        # As the engine has, with each checkpoint.
+        cursor.execute("SELECT bybit.count_latencies(%s)", (executions - 20_000,))
         for name, query in QUERIES.items():
             taken = _seconds(cursor, query, 3 if quick else 5)
             rows.append(
                 Row(
-                    f"{name}, of {executions:,} executions and {DAY_SECONDS * PAIRS * 2:,} quotes",
+                    f"{name}, of {executions:,} executions, {DAY_SECONDS * PAIRS * 2:,} quotes,"
+                    f" {updates:,} messages",
                     f"{taken * 1000:.0f} ms",
                     "1 s asked",
                     taken,

@@ -204,6 +204,7 @@ CREATE TRIGGER forget_orders AFTER TRUNCATE ON bybit."order"
 CREATE OR REPLACE FUNCTION bybit.forget_updates() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   TRUNCATE bybit.orderbook_update, bybit.archived_day, bybit.quote;
+  PERFORM bybit.forget_gaps();
   RETURN NULL;
 END $$;
 DROP TRIGGER IF EXISTS forget_updates ON bybit.orderbook;
@@ -231,6 +232,7 @@ CREATE INDEX IF NOT EXISTS refused_order_request_key_idx ON bybit.refused_order 
 CREATE OR REPLACE FUNCTION bybit.forget_checkpoint() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   DELETE FROM bybit.checkpoint;
+  TRUNCATE bybit.latency_check, bybit.latency_count;
   RETURN NULL;
 END $$;
 DROP TRIGGER IF EXISTS forget_checkpoint ON bybit."order";
@@ -268,7 +270,8 @@ CREATE OR REPLACE FUNCTION bybit.trimmed_tables() RETURNS TABLE (name regclass, 
 LANGUAGE sql STABLE AS $$
   SELECT to_regclass(name), time_column
   FROM (VALUES (1, 'bybit.orderbook', 'ts_orderbook'), (2, 'bybit.orderbook_update', 'ts_orderbook'),
-               (3, 'bybit.quote', 'quoted_at')) AS tables (position, name, time_column)
+               (3, 'bybit.quote', 'quoted_at'),
+               (4, 'bybit.update_gap', 'ts_orderbook')) AS tables (position, name, time_column)
   WHERE to_regclass(name) IS NOT NULL ORDER BY position
 $$;
 
@@ -574,6 +577,179 @@ BEGIN
   END IF;
 END $$;
 
+-- What was looked at already ---------------------------------------------------------------------------------------------
+-- Gaps of the update id and times of orders, as far as they have been worked out: of millions of rows it takes seconds.
+-- The views add what came since.
+
+-- Order books are looked at up to this time of the matching engine.
+CREATE TABLE IF NOT EXISTS bybit.gap_check (
+  one_row      boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+  ts_orderbook bigint NOT NULL
+);
+
+-- The last message of each stream before that.
+CREATE TABLE IF NOT EXISTS bybit.checked_stream (
+  channel      text   NOT NULL,
+  topic        text   NOT NULL,
+  ts_orderbook bigint NOT NULL,
+  number       bigint,
+  update_id    bigint NOT NULL,
+  PRIMARY KEY (channel, topic)
+);
+
+CREATE TABLE IF NOT EXISTS bybit.update_gap (
+  channel      text   NOT NULL,
+  topic        text   NOT NULL,
+  ts_orderbook bigint NOT NULL,
+  published_at bigint,
+  number       bigint,
+  previous_id  bigint NOT NULL,
+  update_id    bigint NOT NULL,
+  missing      bigint NOT NULL,
+  after_ms     bigint NOT NULL
+);
+CREATE INDEX IF NOT EXISTS update_gap_ts_orderbook_idx ON bybit.update_gap (ts_orderbook);
+
+-- Deltas between two times whose update id is not the one after that of the message before it.
+CREATE OR REPLACE FUNCTION bybit.gaps_between(begin_ts bigint, end_ts bigint) RETURNS SETOF bybit.update_gap
+LANGUAGE sql STABLE AS $$
+  SELECT channel, topic, ts_orderbook, published_at, number, previous_id, update_id, update_id - previous_id - 1,
+         ts_orderbook - previous_ts
+  FROM (SELECT *, lag(update_id) OVER message AS previous_id, lag(ts_orderbook) OVER message AS previous_ts
+        FROM (SELECT true AS is_new, channel, topic, type, ts_orderbook, published_at, number, update_id
+              FROM bybit.orderbook_update WHERE ts_orderbook >= begin_ts AND ts_orderbook < end_ts
+              UNION ALL
+              SELECT false, channel, topic, 'snapshot', ts_orderbook, NULL, number, update_id
+              FROM bybit.checked_stream) AS message
+        WINDOW message AS (PARTITION BY channel COLLATE "C", topic COLLATE "C"
+                           ORDER BY is_new, number NULLS FIRST, ts_orderbook, update_id)) AS message
+  WHERE type = 'delta' AND update_id > previous_id + 1
+$$;
+
+-- Called again until it returns false: a portion is ten minutes of messages, and a transaction. Messages of the last minutes
+-- wait: of those more may come.
+CREATE OR REPLACE FUNCTION bybit.check_gaps(wait_ms bigint DEFAULT 300000, portion_ms bigint DEFAULT 600000)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  newest bigint;
+  begin_ts bigint;
+  end_ts bigint;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(5433, 2) THEN
+    RETURN false;
+  END IF;
+  SELECT max(ts_orderbook) INTO newest FROM bybit.orderbook_update;
+  SELECT ts_orderbook INTO begin_ts FROM bybit.gap_check;
+  -- A time without messages is passed over.
+  SELECT least(min(ts_orderbook) + portion_ms, newest - wait_ms) INTO end_ts
+  FROM bybit.orderbook_update WHERE ts_orderbook >= coalesce(begin_ts, 0);
+  IF end_ts IS NULL OR end_ts <= coalesce(begin_ts, 0) THEN
+    RETURN false;
+  END IF;
+  begin_ts := coalesce(begin_ts, 0);
+  -- Not between two messages of a stream that were published in the other order.
+  WHILE EXISTS (SELECT FROM bybit.orderbook_update WHERE ts_orderbook >= begin_ts AND ts_orderbook < end_ts + wait_ms
+                GROUP BY channel, topic
+                HAVING max(number) FILTER (WHERE ts_orderbook < end_ts) > min(number) FILTER (WHERE ts_orderbook >= end_ts)) LOOP
+    end_ts := end_ts + 60000;
+    IF end_ts > newest - wait_ms THEN
+      RETURN false;
+    END IF;
+  END LOOP;
+  INSERT INTO bybit.update_gap SELECT * FROM bybit.gaps_between(begin_ts, end_ts);
+  INSERT INTO bybit.checked_stream AS s
+  SELECT DISTINCT ON (channel COLLATE "C", topic COLLATE "C") channel, topic, ts_orderbook, number, update_id
+  FROM bybit.orderbook_update WHERE ts_orderbook >= begin_ts AND ts_orderbook < end_ts
+  ORDER BY channel COLLATE "C", topic COLLATE "C", number DESC NULLS LAST, ts_orderbook DESC, update_id DESC
+  ON CONFLICT (channel, topic) DO UPDATE
+  SET ts_orderbook = excluded.ts_orderbook, number = excluded.number, update_id = excluded.update_id;
+  INSERT INTO bybit.gap_check (ts_orderbook) VALUES (end_ts)
+  ON CONFLICT (one_row) DO UPDATE SET ts_orderbook = excluded.ts_orderbook;
+  RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION bybit.forget_gaps() RETURNS void LANGUAGE sql AS
+  'TRUNCATE bybit.gap_check, bybit.checked_stream, bybit.update_gap';
+
+-- How many executions took how long, by hour and step, up to an execution. Whole milliseconds: percentiles stay exact.
+CREATE TABLE IF NOT EXISTS bybit.latency_check (
+  one_row      boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+  execution_id bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS bybit.latency_count (
+  hour       bigint NOT NULL,
+  step       text   NOT NULL,
+  ms         bigint NOT NULL,
+  executions bigint NOT NULL,
+  PRIMARY KEY (hour, step, ms)
+);
+
+-- By the leg whose message came last: it gave reason to the order.
+CREATE OR REPLACE FUNCTION bybit.latencies(after_id bigint, up_to_id bigint)
+RETURNS TABLE (hour bigint, step text, ms bigint, executions bigint) LANGUAGE sql STABLE AS $$
+  SELECT placed_at / 3600000 * 3600000, step.name, step.ms, count(*)
+  FROM (SELECT placed_at, decided_at,
+               CASE WHEN buy_is_newer THEN buy_ts_orderbook ELSE sell_ts_orderbook END AS cts,
+               CASE WHEN buy_is_newer THEN buy_published_at ELSE sell_published_at END AS published_at,
+               CASE WHEN buy_is_newer THEN buy_received_at ELSE sell_received_at END AS received_at
+        FROM (SELECT buy.placed_at, buy.decided_at, buy.received_at > sell.received_at AS buy_is_newer,
+                     buy.ts_orderbook AS buy_ts_orderbook, sell.ts_orderbook AS sell_ts_orderbook,
+                     buy.published_at AS buy_published_at, sell.published_at AS sell_published_at,
+                     buy.received_at AS buy_received_at, sell.received_at AS sell_received_at
+              FROM bybit."order" AS buy JOIN bybit."order" AS sell USING (execution_id)
+              WHERE buy.type = 'buy' AND sell.type = 'sell' AND buy.decided_at IS NOT NULL AND buy.action <> 'Unwind'
+                AND buy.execution_id > after_id AND sell.execution_id > after_id
+                AND buy.execution_id <= up_to_id AND sell.execution_id <= up_to_id) AS both_legs) AS execution
+  CROSS JOIN LATERAL (VALUES ('all', 0), ('exchange', published_at - cts), ('broker', received_at - published_at),
+                             ('decision', decided_at - received_at), ('execution', placed_at - decided_at),
+                             ('total', placed_at - cts)) AS step (name, ms)
+  WHERE step.ms IS NOT NULL
+  GROUP BY 1, 2, 3
+$$;
+
+-- Called by the trading engine, which stores executions in the order of their ids.
+CREATE OR REPLACE FUNCTION bybit.count_latencies(up_to_id bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  after_id bigint := coalesce((SELECT execution_id FROM bybit.latency_check), 0);
+BEGIN
+  IF up_to_id > after_id THEN
+    INSERT INTO bybit.latency_count AS c SELECT * FROM bybit.latencies(after_id, up_to_id)
+    ON CONFLICT (hour, step, ms) DO UPDATE SET executions = c.executions + excluded.executions;
+    INSERT INTO bybit.latency_check (execution_id) VALUES (up_to_id)
+    ON CONFLICT (one_row) DO UPDATE SET execution_id = excluded.execution_id;
+  END IF;
+END $$;
+
+-- Of a database with executions of a version before.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM bybit.latency_check) THEN
+    PERFORM bybit.count_latencies((SELECT max(execution_id) FROM bybit."order"));
+  END IF;
+END $$;
+
+COMMENT ON TABLE bybit.gap_check IS 'One row: up to when bybit.update_gap has the gaps of stored order books. Kept by the data storage service; emptied with bybit.forget_gaps() all are worked out anew.';
+COMMENT ON COLUMN bybit.gap_check.one_row IS 'Always true: keeps the table at one row';
+COMMENT ON COLUMN bybit.gap_check.ts_orderbook IS 'Messages before this time of the matching engine have been looked at, ms since 1970';
+COMMENT ON TABLE bybit.checked_stream IS 'The last message of each stream that has been looked at for bybit.update_gap';
+COMMENT ON COLUMN bybit.checked_stream.channel IS 'Market category, as spot or linear';
+COMMENT ON COLUMN bybit.checked_stream.topic IS 'Topic of the stream, as orderbook.50.BTCUSDT';
+COMMENT ON COLUMN bybit.checked_stream.ts_orderbook IS 'Time of the matching engine (cts) of that message, ms since 1970';
+COMMENT ON COLUMN bybit.checked_stream.number IS 'number of that message, see bybit.orderbook_update';
+COMMENT ON COLUMN bybit.checked_stream.update_id IS 'Update id (u) of that message';
+COMMENT ON TABLE bybit.update_gap IS 'Rows of bybit.gaps before the time in bybit.gap_check';
+COMMENT ON FUNCTION bybit.gaps_between(bigint, bigint) IS 'Rows of bybit.gaps of messages from one time of the matching engine to before another, which follow on those in bybit.checked_stream';
+COMMENT ON FUNCTION bybit.check_gaps(bigint, bigint) IS 'Looks at the next ten minutes of order books, except for the newest five minutes; returns whether there may be more. Called by the data storage service once a minute.';
+COMMENT ON FUNCTION bybit.forget_gaps() IS 'Has all gaps worked out anew: needed where messages were stored whose time had been looked at already';
+COMMENT ON TABLE bybit.latency_check IS 'One row: up to which execution bybit.latency_count has the times. Kept by the trading engine.';
+COMMENT ON COLUMN bybit.latency_check.one_row IS 'Always true: keeps the table at one row';
+COMMENT ON COLUMN bybit.latency_check.execution_id IS 'The last execution that is counted';
+COMMENT ON TABLE bybit.latency_count IS 'How many executions took how long, step by step: what bybit.latency is made of';
+COMMENT ON COLUMN bybit.latency_count.hour IS 'Beginning of the hour of placed_at, ms since 1970';
+COMMENT ON COLUMN bybit.latency_count.step IS 'exchange, broker, decision, execution or total as in bybit.latency; all for executions that have the times';
+COMMENT ON COLUMN bybit.latency_count.ms IS 'How long the step took, ms; 0 for all';
+COMMENT ON COLUMN bybit.latency_count.executions IS 'How many took so long';
+
 -- Views for people at a prompt. Times are milliseconds since 1970, as in the tables. Later versions may only append
 -- columns: CREATE OR REPLACE VIEW takes nothing else.
 CREATE OR REPLACE VIEW bybit.position AS
@@ -600,26 +776,28 @@ SELECT execution_id, buy.action, buy.spread_id, buy.order_id,
 FROM bybit."order" AS buy JOIN bybit."order" AS sell USING (execution_id)
 WHERE buy.type = 'buy' AND sell.type = 'sell';
 
--- By the leg whose message came last: it gave reason to the order.
 CREATE OR REPLACE VIEW bybit.latency AS
-SELECT placed_at / 3600000 * 3600000 AS hour, count(*) AS executions,
-       percentile_disc(0.5) WITHIN GROUP (ORDER BY published_at - cts) AS exchange_p50_ms,
-       percentile_disc(0.99) WITHIN GROUP (ORDER BY published_at - cts) AS exchange_p99_ms,
-       percentile_disc(0.5) WITHIN GROUP (ORDER BY received_at - published_at) AS broker_p50_ms,
-       percentile_disc(0.99) WITHIN GROUP (ORDER BY received_at - published_at) AS broker_p99_ms,
-       percentile_disc(0.5) WITHIN GROUP (ORDER BY decided_at - received_at) AS decision_p50_ms,
-       percentile_disc(0.99) WITHIN GROUP (ORDER BY decided_at - received_at) AS decision_p99_ms,
-       percentile_disc(0.5) WITHIN GROUP (ORDER BY placed_at - decided_at) AS execution_p50_ms,
-       percentile_disc(0.99) WITHIN GROUP (ORDER BY placed_at - decided_at) AS execution_p99_ms,
-       percentile_disc(0.5) WITHIN GROUP (ORDER BY placed_at - cts) AS total_p50_ms,
-       percentile_disc(0.99) WITHIN GROUP (ORDER BY placed_at - cts) AS total_p99_ms
-FROM (SELECT placed_at, decided_at,
-             CASE WHEN buy_is_newer THEN buy_ts_orderbook ELSE sell_ts_orderbook END AS cts,
-             CASE WHEN buy_is_newer THEN buy_published_at ELSE sell_published_at END AS published_at,
-             CASE WHEN buy_is_newer THEN buy_received_at ELSE sell_received_at END AS received_at
-      FROM (SELECT *, buy_received_at > sell_received_at AS buy_is_newer FROM bybit.execution
-            WHERE decided_at IS NOT NULL AND action <> 'Unwind') AS timed) AS step
-GROUP BY 1;
+SELECT hour, (max(total) FILTER (WHERE step = 'all'))::bigint AS executions,
+       min(ms) FILTER (WHERE step = 'exchange' AND up_to >= half) AS exchange_p50_ms,
+       min(ms) FILTER (WHERE step = 'exchange' AND up_to >= most) AS exchange_p99_ms,
+       min(ms) FILTER (WHERE step = 'broker' AND up_to >= half) AS broker_p50_ms,
+       min(ms) FILTER (WHERE step = 'broker' AND up_to >= most) AS broker_p99_ms,
+       min(ms) FILTER (WHERE step = 'decision' AND up_to >= half) AS decision_p50_ms,
+       min(ms) FILTER (WHERE step = 'decision' AND up_to >= most) AS decision_p99_ms,
+       min(ms) FILTER (WHERE step = 'execution' AND up_to >= half) AS execution_p50_ms,
+       min(ms) FILTER (WHERE step = 'execution' AND up_to >= most) AS execution_p99_ms,
+       min(ms) FILTER (WHERE step = 'total' AND up_to >= half) AS total_p50_ms,
+       min(ms) FILTER (WHERE step = 'total' AND up_to >= most) AS total_p99_ms
+FROM (SELECT *, ceil(0.5::float8 * total) AS half, ceil(0.99::float8 * total) AS most
+      FROM (SELECT hour, step, ms, sum(count) OVER (PARTITION BY hour, step ORDER BY ms) AS up_to,
+                   sum(count) OVER (PARTITION BY hour, step) AS total
+            FROM (SELECT hour, step, ms, sum(executions) AS count
+                  FROM (SELECT * FROM bybit.latency_count
+                        UNION ALL
+                        SELECT * FROM bybit.latencies(coalesce((SELECT execution_id FROM bybit.latency_check), 0),
+                                                      9223372036854775807)) AS part
+                  GROUP BY hour, step, ms) AS counted) AS ranked) AS ranked
+GROUP BY hour;
 
 CREATE OR REPLACE VIEW bybit.spread AS
 SELECT execution_id, spread_id, long_channel, long_symbol, short_channel, short_symbol, opened_at,
@@ -702,13 +880,10 @@ WHERE (long.channel, long.symbol_name) <> (short.channel, short.symbol_name)
 
 -- Deltas whose update id is not the one after that of the message before it.
 CREATE OR REPLACE VIEW bybit.gaps AS
-SELECT channel, topic, ts_orderbook, published_at, number, previous_id, update_id,
-       update_id - previous_id - 1 AS missing, ts_orderbook - previous_ts AS after_ms
-FROM (SELECT *, lag(update_id) OVER message AS previous_id, lag(ts_orderbook) OVER message AS previous_ts
-      FROM bybit.orderbook_update
-      WINDOW message AS (PARTITION BY channel COLLATE "C", topic COLLATE "C" ORDER BY number NULLS FIRST, ts_orderbook, update_id))
-  AS update
-WHERE type = 'delta' AND update_id > previous_id + 1;
+SELECT channel, topic, ts_orderbook, published_at, number, previous_id, update_id, missing, after_ms FROM bybit.update_gap
+UNION ALL
+SELECT channel, topic, ts_orderbook, published_at, number, previous_id, update_id, missing, after_ms
+FROM bybit.gaps_between(coalesce((SELECT ts_orderbook FROM bybit.gap_check), 0), 9223372036854775807);
 
 -- What waits to be traded away or accepted.
 CREATE OR REPLACE VIEW bybit.open_leftover AS
@@ -978,7 +1153,7 @@ COMMENT ON COLUMN bybit.spread_history.spread_bps IS 'spread in basis points of 
 COMMENT ON COLUMN bybit.spread_history.size IS 'Size that could be executed at these prices, the smaller of both, in base coin';
 COMMENT ON COLUMN bybit.spread_history.age_ms IS 'Age of the older of the two books at that second';
 
-COMMENT ON VIEW bybit.gaps IS 'Jumps of the update id in stored order books: deltas that do not follow on the message before them. A window over all messages: about 2 s for a million. With CONSECUTIVE_UPDATES=false ids may jump.';
+COMMENT ON VIEW bybit.gaps IS 'Jumps of the update id in stored order books: deltas that do not follow on the message before them. A message that is stored later than five minutes after younger ones of its stream is seen after bybit.forget_gaps(). With CONSECUTIVE_UPDATES=false ids may jump.';
 COMMENT ON COLUMN bybit.gaps.channel IS 'Market category, as spot or linear';
 COMMENT ON COLUMN bybit.gaps.topic IS 'Topic of the stream, as orderbook.50.BTCUSDT';
 COMMENT ON COLUMN bybit.gaps.ts_orderbook IS 'Time of the matching engine (cts) of the delta after the gap, ms since 1970';
@@ -988,6 +1163,17 @@ COMMENT ON COLUMN bybit.gaps.previous_id IS 'Update id (u) of the message before
 COMMENT ON COLUMN bybit.gaps.update_id IS 'Update id (u) of that delta';
 COMMENT ON COLUMN bybit.gaps.missing IS 'Updates that are missing between the two';
 COMMENT ON COLUMN bybit.gaps.after_ms IS 'Time from the message before it, by the matching engine''s clock, ms';
+
+DO $$
+DECLARE
+  name text;
+  comment text;
+BEGIN
+  FOR name, comment IN SELECT attname, col_description(attrelid, attnum) FROM pg_attribute
+                       WHERE attrelid = 'bybit.gaps'::regclass AND attnum > 0 LOOP
+    EXECUTE format('COMMENT ON COLUMN bybit.update_gap.%I IS %L', name, comment);
+  END LOOP;
+END $$;
 
 COMMENT ON VIEW bybit.open_leftover IS 'Leftovers that are not resolved: each keeps spreads of its pair from being opened';
 COMMENT ON COLUMN bybit.open_leftover.trade_id IS 'Identifies the trade that has left it';

@@ -221,6 +221,8 @@ class ExecutionStore:
         def work(cursor: Cursor) -> None:
             self._check_owner(cursor)
             self._checkpoints.save(cursor, books)
+            # For bybit.latency, which adds up what came since.
+            cursor.execute("SELECT bybit.count_latencies(%s)", (books.execution_id,))
 
         self._database.transaction(work)
 

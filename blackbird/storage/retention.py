@@ -23,6 +23,7 @@ DAY_MS = 86_400_000
 INTERVAL_SECONDS = 3600.0
 # Where it failed, as while the database is away.
 RETRY_SECONDS = 60.0
+GAPS_SECONDS = 60.0
 # How often size and disk are looked at, and over how long the growth is averaged.
 SAMPLE_SECONDS = 600.0
 SAMPLES = 144
@@ -45,6 +46,10 @@ class RetentionStore:
     def oldest(self) -> int:
         """Return the exchange time (ms) of the oldest message, the greatest number where there is none."""
         return self._number("SELECT coalesce(min(ts_orderbook), %s) FROM bybit.orderbook_update", 2**63 - 1)
+
+    def check_gaps(self) -> bool:
+        """Work out a portion of bybit.gaps, and return whether there may be more."""
+        return bool(self._number("SELECT bybit.check_gaps()::integer"))
 
     def size(self) -> int:
         """Return the bytes of the database."""
@@ -162,16 +167,25 @@ class DiskWatch:
 
 
 class Upkeep:
-    """Runs retention at start and once an hour, and the watch of the disk every ten minutes."""
+    """Runs retention at start and once an hour, the watch of the disk every ten minutes.
 
-    def __init__(self, retention: Retention | None, disk: DiskWatch | None) -> None:
+    `check_gaps` works out a portion, and returns whether there may be more: at start and once a minute.
+    """
+
+    def __init__(
+        self,
+        retention: Retention | None,
+        disk: DiskWatch | None,
+        check_gaps: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._retention = retention
         self._disk = disk
+        self._check_gaps = check_gaps
         self._thread = WorkerThread("upkeep")
 
     async def run(self) -> None:
         """Run until cancelled."""
-        jobs: list[Coroutine[Any, Any, object]] = [asyncio.Event().wait()]
+        jobs: list[Coroutine[Any, Any, object]] = [self._look_for_gaps()]
         if self._retention is not None:
             jobs.append(self._trim(self._retention))
         if self._disk is not None:
@@ -195,6 +209,15 @@ class Upkeep:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 await asyncio.sleep(INTERVAL_SECONDS)
+
+    async def _look_for_gaps(self) -> None:
+        while True:
+            try:
+                while await self._thread.run(self._check_gaps):
+                    pass
+            except (DatabaseUnavailable, RowsRejected) as error:
+                logger.debug("gaps were not looked for: %s", error)
+            await asyncio.sleep(GAPS_SECONDS)
 
     async def _watch(self, disk: DiskWatch) -> None:
         while True:

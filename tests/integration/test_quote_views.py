@@ -1,33 +1,18 @@
-"""The views of stored quotes and messages, on the installed edition of the database and plain PostgreSQL."""
+"""The views of stored quotes and messages, on each edition of the database."""
 
 from __future__ import annotations
 
+import random
 import re
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.support.workspace import SCHEMA, Workspace, apply_schema
+from tests.support.workspace import SCHEMA, Workspace
 
 SPREADS = (
     "SELECT quoted_at, long_symbol, short_symbol, spread, spread_bps, size, age_ms FROM bybit.spread_history"
     " ORDER BY quoted_at, long_symbol, short_symbol"
 )
-
-
-@pytest.fixture(params=["as installed", "plain PostgreSQL"])
-def edition(request: pytest.FixtureRequest, place: Workspace, tmp_path: Path) -> Workspace:
-    """A database of each edition."""
-    if request.param == "plain PostgreSQL":
-        place.query("DROP SCHEMA bybit CASCADE")
-        place.query("DROP EXTENSION IF EXISTS timescaledb CASCADE")
-        plain = tmp_path / "plain.sql"
-        plain.write_text(SCHEMA.read_text().replace("CREATE EXTENSION IF NOT EXISTS timescaledb", "NULL"))
-        apply_schema(place, plain)
-        assert place.query("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'") == [(0,)]
-    return place
 
 
 def quote(
@@ -169,6 +154,56 @@ def test_gaps_are_the_jumps_of_the_update_id_of_each_topic(edition: Workspace) -
     assert edition.query(
         "SELECT topic, number, previous_id, update_id, missing, after_ms, published_at FROM bybit.gaps"
     ) == [("orderbook.50.BTCUSDT", 30, 11, 14, 2, 28, 1035)]
+
+
+GAPS = "SELECT * FROM bybit.gaps ORDER BY channel, topic, number, update_id"
+
+
+def checked(place: Workspace, wait_ms: int, portion_ms: int) -> int:
+    """Have all gaps worked out that are due; return in how many portions."""
+    portions = 0
+    while place.query("SELECT bybit.check_gaps(%s, %s)", wait_ms, portion_ms) == [(True,)]:
+        portions += 1
+    return portions
+
+
+def test_gaps_are_the_same_however_much_was_looked_at_before(edition: Workspace) -> None:
+    chance = random.Random(5)
+    ids = {"BTCUSDT": 0, "ETHUSDT": 100}
+    update(edition, 7, None, topic="BTCUSDT")
+    for number in range(1, 60):
+        topic = chance.choice(list(ids))
+        ids[topic] += chance.choice([1, 1, 1, 4])
+        kind = chance.choice(["delta", "delta", "delta", "snapshot"])
+        if kind == "snapshot":
+            ids[topic] = chance.choice([1, ids[topic]])
+        update(edition, ids[topic], number * 10, kind, topic)
+        if chance.random() < 0.1:
+            checked(edition, 25, 40)
+    found = edition.query(GAPS)
+    assert edition.query("SELECT count(*) > 3, max(ts_orderbook) FROM bybit.update_gap")[0][0]
+    edition.query("SELECT bybit.forget_gaps()")
+    assert edition.query(GAPS) == found
+    assert checked(edition, 0, 100) > 3
+    assert edition.query(GAPS) == found
+    assert len(found) > 5
+
+
+def test_no_portion_ends_between_messages_that_were_published_in_the_other_order(edition: Workspace) -> None:
+    for u, number, cts in (
+        (1, 1, 1000),
+        (2, 2, 1030),
+        (3, 3, 1020),
+        (4, 4, 1040),
+        (6, 6, 61_050),
+        (7, 7, 61_060),
+    ):
+        update(edition, u, number)
+        edition.query("UPDATE bybit.orderbook_update SET ts_orderbook = %s WHERE number = %s", cts, number)
+    # After 1025 ms it would say that 3 comes after 1, and 2 after 3.
+    assert checked(edition, 30, 25) > 0
+    assert [row[5:7] for row in edition.query(GAPS)] == [(4, 6)]
+    assert edition.query("SELECT ts_orderbook > 1040 FROM bybit.gap_check") == [(True,)]
 
 
 def test_schema_names_no_function_of_the_community_edition_alone_without_asking_for_it() -> None:

@@ -5,22 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 
-import pytest
-
 from tests.support.book_feed import BookFeed, book_message, now_ms, updates
 from tests.support.order_client import Accounts, OrderClient, new_order
 from tests.support.workspace import Workspace, apply_schema, connect, wait_for
 
 DAY = 86_400_000
 TABLES = ("orderbook", "orderbook_update")
-
-
-@pytest.fixture(params=["as it is", "plain tables"])
-def tables(request: pytest.FixtureRequest, place: Workspace) -> Workspace:
-    """Have the tables as the server makes them, and as a server without TimescaleDB does."""
-    if request.param == "plain tables":
-        make_plain(place)
-    return place
 
 
 def make_plain(place: Workspace) -> None:
@@ -67,13 +57,13 @@ def midnight() -> int:
     return now - now % DAY
 
 
-def test_whole_days_before_the_horizon_are_removed_from_both_tables(tables: Workspace) -> None:
+def test_whole_days_before_the_horizon_are_removed_from_both_tables(edition: Workspace) -> None:
     today = midnight()
     old = [today - 5 * DAY, today - 4 * DAY - 1, today - 4 * DAY, today - 3 * DAY - 1]
     young = [today - 3 * DAY, today - 3 * DAY + 1, today]
-    insert(tables, *old, *young)
-    assert forget(tables, today - 3 * DAY + DAY // 2) > 0
-    assert kept(tables) == young
+    insert(edition, *old, *young)
+    assert forget(edition, today - 3 * DAY + DAY // 2) > 0
+    assert kept(edition) == young
 
 
 def test_a_portion_of_a_plain_table_is_bounded_and_the_levels_go_first(place: Workspace) -> None:
@@ -87,29 +77,29 @@ def test_a_portion_of_a_plain_table_is_bounded_and_the_levels_go_first(place: Wo
     assert kept(place) == []
 
 
-def test_the_last_24_hours_are_kept_whatever_is_asked_for(tables: Workspace) -> None:
+def test_the_last_24_hours_are_kept_whatever_is_asked_for(edition: Workspace) -> None:
     now = now_ms()
     times = [now - hours * 3_600_000 for hours in range(24)]
-    insert(tables, *times)
-    forget(tables, now + 1000 * DAY)
-    assert kept(tables) == sorted(times)
+    insert(edition, *times)
+    forget(edition, now + 1000 * DAY)
+    assert kept(edition) == sorted(times)
 
 
 def test_only_days_whose_every_message_is_archived_are_removed_where_that_is_asked_for(
-    tables: Workspace,
+    edition: Workspace,
 ) -> None:
     today = midnight()
     days = [today - 9 * DAY, today - 8 * DAY, today - 7 * DAY]
-    insert(tables, *days, *(day + 1 for day in days))
-    assert forget(tables, today, only_archived=True) == 0
+    insert(edition, *days, *(day + 1 for day in days))
+    assert forget(edition, today, only_archived=True) == 0
     for day, messages in ((days[0], 2), (days[1], 1), (days[2], 2)):
-        tables.query("INSERT INTO bybit.archived_day VALUES (%s, %s, 0)", day, messages)
+        edition.query("INSERT INTO bybit.archived_day VALUES (%s, %s, 0)", day, messages)
     # The second day has a message that its export does not have, and the third one waits for its turn.
-    assert forget(tables, today, only_archived=True) == 1
-    assert kept(tables)[0] == days[1]
-    tables.query("UPDATE bybit.archived_day SET messages = 2")
-    forget(tables, today, only_archived=True, most=1)
-    assert kept(tables) == []
+    assert forget(edition, today, only_archived=True) == 1
+    assert kept(edition)[0] == days[1]
+    edition.query("UPDATE bybit.archived_day SET messages = 2")
+    forget(edition, today, only_archived=True, most=1)
+    assert kept(edition) == []
 
 
 def test_a_second_service_does_nothing_while_one_removes(place: Workspace) -> None:

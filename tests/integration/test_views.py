@@ -26,8 +26,8 @@ from blackbird.trading.records import Execution, Record, Refusal
 from blackbird.trading.signal import Signal
 from blackbird.trading.spreads import Pair
 from config import Config
-from database_manager import DatabaseManager
 from tests.support.market import DATED, PERP, SPOT
+from tests.support.stored_market import database_of
 from tests.support.workspace import Workspace, apply_schema
 from tests.unit.test_recordings import recorded
 
@@ -39,8 +39,14 @@ PAIR = Pair(PERP, SPOT)
 OTHER_PAIR = Pair(DATED, SPOT)
 
 
+@pytest.fixture
+def place(each_edition: Workspace) -> Workspace:
+    """A database of each edition."""
+    return each_edition
+
+
 def store(place: Workspace, records: list[Record]) -> None:
-    database = DatabaseManager("test", {**Config.DB_CONFIG, "database": place.name})
+    database = database_of(place)
     mode = OrderMode.of(real=False, environment="demo", rest_url="")
     history = ExecutionStore(uuid.uuid4(), database, Config.TABLES["order"], mode)
     history.claim()
@@ -420,3 +426,47 @@ def test_latency_is_measured_by_the_leg_whose_message_came_last(place: Workspace
     assert place.query("SELECT * FROM bybit.latency") == [
         (3_600_000, 3, 10, 10, 2, 2, 1983, 2983, 5, 5, 2000, 3000)
     ]
+
+
+PERCENTILES = ", ".join(
+    f"percentile_disc({part}) WITHIN GROUP (ORDER BY {later} - {earlier})"
+    for later, earlier in (
+        ("buy_published_at", "buy_ts_orderbook"),
+        ("buy_received_at", "buy_published_at"),
+        ("decided_at", "buy_received_at"),
+        ("placed_at", "decided_at"),
+        ("placed_at", "buy_ts_orderbook"),
+    )
+    for part in (0.5, 0.99)
+)
+
+
+def test_latencies_are_the_percentiles_however_many_were_counted_before(place: Workspace) -> None:
+    trader = Trader()
+    chance = random.Random(3)
+    for number in range(400):
+        trader.open(f"s{number}", "10", "3")
+    timed = []
+    for record in trader.executed:
+        at = [record.placed_at * 25 - step for step in sorted(chance.choices(range(50), k=4))]
+        order = msgspec.structs.replace(
+            record.order, decided_at=at[0], received_buy=at[1], published_buy=at[2], ts_buy=at[3], ts_sell=1,
+            published_sell=1, received_sell=1
+        )  # fmt: skip
+        timed.append(msgspec.structs.replace(record, placed_at=record.placed_at * 25, order=order))
+    store(place, [*timed])
+    expected = place.query(
+        f"SELECT placed_at / 3600000 * 3600000, count(*), {PERCENTILES} FROM bybit.execution"  # noqa: S608
+        " GROUP BY 1 ORDER BY 1"
+    )
+    assert len(expected) > 2
+    for counted in (0, 1, 150, 150, 399, 400):
+        place.query("SELECT bybit.count_latencies(%s)", counted)
+        assert place.query("SELECT * FROM bybit.latency ORDER BY 1") == expected
+    # Orders that are changed by hand are counted anew.
+    place.query('UPDATE bybit."order" SET placed_at = placed_at + 7200000 WHERE execution_id <= 100')
+    changed = place.query("SELECT hour, executions FROM bybit.latency ORDER BY 1")
+    assert changed == place.query(
+        "SELECT placed_at / 3600000 * 3600000, count(*) FROM bybit.execution GROUP BY 1 ORDER BY 1"
+    )
+    assert changed != [row[:2] for row in expected]

@@ -17,7 +17,13 @@ from tests.support.workspace import Workspace
 
 def database_of(place: Workspace) -> DatabaseManager:
     """Return a connection to the test's database."""
-    return DatabaseManager("test", {**Config.DB_CONFIG, "database": place.name})
+    environment = place.environment
+    where = {
+        "host": environment.get("POSTGRES_HOST", Config.DB_CONFIG["host"]),
+        "port": environment.get("POSTGRES_PORT", Config.DB_CONFIG["port"]),
+        "database": place.name,
+    }
+    return DatabaseManager("test", {**Config.DB_CONFIG, **where})
 
 
 def store(place: Workspace, messages: Iterable[Timed]) -> None:
