@@ -96,7 +96,7 @@ def community(place: Workspace) -> Iterator[None]:
         return False
 
     try:
-        wait_for(answers, "PGlite")
+        wait_for(answers, "PGlite", 120)
         apply_schema(place)
         assert place.query("SELECT current_setting('timescaledb.license')") == [("timescale",)]
         yield
