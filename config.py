@@ -131,6 +131,7 @@ BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Hosts = Annotated[str, Field(min_length=1), AfterValidator(_hosts)]
 CaFile = Annotated[str, AfterValidator(_ca_file)]
 PathFromHere = Annotated[Path, AfterValidator(lambda path: HERE / path)]
+PathFromHereOrNone = Annotated[str, AfterValidator(lambda path: str(HERE / path) if path else "")]
 
 
 def read_variables(path: Path) -> dict[str, str]:
@@ -295,7 +296,7 @@ class Settings(Servers):
     DUMP_ORDERBOOK_TO_DB: Switch = True
     DUMP_ORDER_TO_DB: Switch = True
     RETENTION_DAYS: int = Field(default=0, ge=0, le=36_500)
-    ARCHIVE_PATH: str = ""
+    ARCHIVE_PATH: PathFromHereOrNone = ""
 
     # Broker
     RABBITMQ_HEARTBEAT: int = Field(default=10, ge=1, le=3600)

@@ -242,3 +242,14 @@ def test_guest_is_refused_where_one_of_several_hosts_is_not_local(monkeypatch: p
     monkeypatch.setenv("RABBITMQ_HOST", "localhost,203.0.113.7:5673")
     with pytest.raises(config.InvalidSetting, match=r"203\.0\.113\.7"):
         config.read_settings()
+
+
+def test_archive_is_relative_to_the_checkout_like_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Config.ARCHIVE_PATH == ""
+    read_settings.cache_clear()
+    monkeypatch.setenv("ARCHIVE_PATH", "kept/books")
+    monkeypatch.chdir("/")
+    assert str(HERE / "kept/books") == Config.ARCHIVE_PATH
+    read_settings.cache_clear()
+    monkeypatch.setenv("ARCHIVE_PATH", "/srv/books")
+    assert Config.ARCHIVE_PATH == "/srv/books"
