@@ -6,6 +6,7 @@ database has to hold two rows an order, and their sums have to be what was trade
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from decimal import Decimal
@@ -17,6 +18,7 @@ from benchmarks.raw_broker import RawBroker
 from benchmarks.results import Row, check, median, progress, thousands
 from benchmarks.ticks import verdicts
 from blackbird.broker.topology import ORDERS
+from tests.support.workspace import connect
 
 WARM_UP = 200
 IN_FLIGHT = 200
@@ -26,9 +28,12 @@ PRICE_DIFFERENCE = 2  # between the legs: what an order of size 1 adds to the Pn
 REMEMBER = """
 INSERT INTO bybit."order" (channel, symbol_name, price, size, type, flux, ts_orderbook,
                            order_id, action, spread_id, placed_at, execution_id, request_key)
-SELECT leg.channel, leg.symbol, leg.price, 1, leg.type, leg.flux, 1, 'remembered-' || number, 'Close Spread',
-       NULL, 1, number, NULL
-FROM generate_series(1, %s) AS number,
+SELECT leg.channel, leg.symbol, leg.price, 1, leg.type, leg.flux, placed_at - 10, 'remembered-' || number,
+       'Close Spread', NULL, placed_at, number, NULL
+FROM generate_series(1, %(count)s) AS number,
+     -- The last ones a moment ago, at 400 a second.
+     LATERAL (SELECT (extract(epoch FROM now()) * 1000 - (%(count)s - number) * 2.5)::bigint)
+       AS time (placed_at),
      (VALUES ('linear', 'OLDPERP', 99, 'buy', -99), ('spot', 'OLDUSDT', 101, 'sell', 101))
        AS leg(channel, symbol, price, type, flux)
 """
@@ -39,13 +44,19 @@ def _order(number: int) -> bytes:
     legs = ('["linear","BTCPERP"]', '["spot","BTCUSDT"]')
     opens = number % 2 == 0
     buy, sell = legs if opens else reversed(legs)
+    now = int(time.time() * 1000)
     text = (
         f'{{"order_id":"{uuid.uuid4().hex}","action":"{"Open" if opens else "Close"} Spread",'
-        f'"spread_id":"spread-{number // 2}","expires_at":{int(time.time() * 1000) + 60_000},'
+        f'"spread_id":"spread-{number // 2}","expires_at":{now + 60_000},'
         f'"buy":{buy},"buy_price":99,"sell":{sell},"sell_price":101,"size":1,'
-        f'"ts_buy":{number},"ts_sell":{number}}}'
+        f'"ts_buy":{now},"ts_sell":{now}}}'
     )
     return text.encode()
+
+
+def _remember(there: Place) -> None:
+    with contextlib.closing(connect(there.environment, there.space.name)) as database:
+        database.cursor().execute(REMEMBER, {"count": REMEMBERED})
 
 
 class Client:
@@ -160,7 +171,7 @@ def run(*, quick: bool) -> list[Row]:
             progress(f"orders: {REMEMBERED} remembered")
             # Out of the way of those, and of each other while they move.
             there.space.query('UPDATE bybit."order" SET execution_id = execution_id + 1000000000')
-            there.space.query(REMEMBER, REMEMBERED)
+            _remember(there)
             begin = time.perf_counter()
             there.space.start_engine()
             reading = time.perf_counter() - begin

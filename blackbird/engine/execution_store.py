@@ -31,7 +31,8 @@ from blackbird.engine.history_rows import (
 from blackbird.engine.lookups import find
 from blackbird.runtime.process import InvalidSetup
 from blackbird.trading.books import Books
-from blackbird.trading.orders import Order
+from blackbird.trading.known_orders import Answer
+from blackbird.trading.orders import ORDER_PLACED, Order
 from blackbird.trading.records import (
     Booking,
     Execution,
@@ -63,8 +64,8 @@ class OtherMode(InvalidSetup):
 class Recovering(Protocol):
     """The part of TradingEngine that takes what was decided earlier."""
 
-    def restore(self, books: Books) -> None:
-        """Begin with the books of an earlier run."""
+    def restore(self, books: Books, answers: Iterable[Answer] | None = None) -> None:
+        """Begin with the books of an earlier run, and its answers after the first of the books' marks."""
 
     def recover(self, records: Iterable[Stored]) -> None:
         """Account for what was decided earlier."""
@@ -185,7 +186,8 @@ class ExecutionStore:
         def work(cursor: Cursor) -> Books | None:
             books = self._checkpoints.load(cursor)
             if books is not None:
-                engine.restore(books)
+                # Real orders have more in their answers, and wait for the exchange longer than for a look-up.
+                engine.restore(books, None if self._mode.is_real else self._answers(cursor, books))
             since = f"WHERE execution_id > {books.execution_id if books else 0} ORDER BY execution_id"
             # What was executed last is asked about again, so it is remembered last.
             engine.recover(refusals(self._read(cursor, RefusedOrderRow, REFUSED_ORDERS, since)))
@@ -195,6 +197,22 @@ class ExecutionStore:
             return books
 
         return self._database.transaction(work)
+
+    def _answers(self, cursor: Cursor, books: Books) -> Iterator[Answer]:
+        """Return the answers between the first of the books' marks and the books."""
+        if not books.marks:
+            return
+        span = f"execution_id > {books.marks[0].record_id} AND execution_id <= {books.execution_id}"
+        yield from map(
+            Answer._make,
+            self._database.rows(
+                cursor,
+                "SELECT execution_id, placed_at, coalesce(order_id, request_key),"  # noqa: S608 - no values
+                f" '{ORDER_PLACED}' FROM {self._orders.name} WHERE type = 'buy' AND {span}"
+                " UNION ALL SELECT execution_id, answered_at, coalesce(order_id, request_key), info"
+                f" FROM {REFUSED_ORDERS.name} WHERE {span} ORDER BY execution_id",
+            ),
+        )
 
     def agrees(self, books: Books) -> bool:
         """Return whether the executions add up to the books of the checkpoint; remove it where they do not.

@@ -8,6 +8,7 @@ import msgspec
 
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
+from blackbird.trading.known_orders import Mark
 from blackbird.trading.orders import OpenSpread
 
 
@@ -43,7 +44,8 @@ class PairBooks(msgspec.Struct, frozen=True):
 class Books(msgspec.Struct, frozen=True):
     """The books after the record `execution_id`, which was answered at `newest_ms`.
 
-    Spreads are those that are open, oldest first. Leftovers are not part of it.
+    Spreads are those that are open, oldest first. Leftovers are not part of it. The last mark is of these
+    books; a version before made none.
     """
 
     execution_id: int
@@ -53,6 +55,7 @@ class Books(msgspec.Struct, frozen=True):
     spreads: list[SpreadBooks]
     pairs: list[PairBooks]
     fees: Decimal
+    marks: list[Mark] = []
 
     def adds_up_to(self, sums: dict[Instrument, tuple[Decimal, Decimal]]) -> bool:
         """Return whether these are the books of executions with these sums, (exposure, position) each."""

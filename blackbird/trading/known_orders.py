@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from blackbird.trading.orders import Order, Reply
 
 # Times of books are the exchange's: how far its clock may be ahead of ours.
 CLOCK_MARGIN_MS = 60_000
+
+
+class Mark(NamedTuple):
+    """When the newest of the records up to this one was answered, in milliseconds."""
+
+    record_id: int
+    newest_ms: int
+
+
+class Answer(NamedTuple):
+    """The answer of a record, by the order's id or the request's key, None where it has neither."""
+
+    record_id: int
+    answered_ms: int
+    key: str | None
+    info: str
 
 
 class _Half:
@@ -34,7 +51,10 @@ class KnownOrders(Mapping[str, str]):
     def __init__(self, most: int | None = None) -> None:
         # When the newest record was answered that is not here any more, None while all are.
         self.forgotten_ms: int | None = None
+        # The same of the fingerprints.
+        self._copies_forgotten_ms: int | None = None
         self._most = most
+        self._marks: list[Mark] = []
         self._stored = 0
         self._young = _Half()
         self._old = _Half()
@@ -68,10 +88,11 @@ class KnownOrders(Mapping[str, str]):
 
         An order cannot have been sent before the time of its books.
         """
-        if self.forgotten_ms is None:
+        forgotten_ms = self._copies_forgotten_ms if order.order_id is None else self.forgotten_ms
+        if forgotten_ms is None:
             return False
         books = max(order.ts_buy, order.ts_sell)
-        return books <= self.forgotten_ms + CLOCK_MARGIN_MS or books > now + CLOCK_MARGIN_MS
+        return books <= forgotten_ms + CLOCK_MARGIN_MS or books > now + CLOCK_MARGIN_MS
 
     def add(
         self,
@@ -106,6 +127,28 @@ class KnownOrders(Mapping[str, str]):
     def forget_up_to(self, answered_ms: int) -> None:
         """Take note that records answered up to then were never here."""
         self.forgotten_ms = max(answered_ms, self.forgotten_ms or 0)
+        self.forget_copies_up_to(answered_ms)
+
+    def forget_copies_up_to(self, answered_ms: int) -> None:
+        """Take note that the fingerprints of records answered up to then were never here."""
+        self._copies_forgotten_ms = max(answered_ms, self._copies_forgotten_ms or 0)
+
+    def mark(self, record_id: int) -> list[Mark]:
+        """Return a mark after `record_id`, the newest record, behind those within the newest `most`."""
+        oldest = 0 if self._most is None else record_id - self._most
+        self._marks = [mark for mark in self._marks if oldest <= mark.record_id < record_id]
+        self._marks.append(Mark(record_id, self.newest_ms))
+        return list(self._marks)
+
+    def restore(self, marks: list[Mark], answers: Iterable[Answer]) -> None:
+        """Begin with the answers of all records after the first of the marks up to the last one."""
+        begin, end = marks[0], marks[-1]
+        self._marks = list(marks)
+        self.stored(end.record_id)
+        self.forget_up_to(begin.newest_ms)
+        self.forget_copies_up_to(end.newest_ms)
+        for answer in answers:
+            self.add(*answer)
 
     def _turn(self) -> None:
         if self._old.records:

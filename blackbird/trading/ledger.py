@@ -9,7 +9,7 @@ from decimal import Decimal
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
 from blackbird.trading.books import Books, LegBooks, SpreadBooks
-from blackbird.trading.known_orders import KnownOrders
+from blackbird.trading.known_orders import Answer, KnownOrders, Mark
 from blackbird.trading.leftovers import Leftovers
 from blackbird.trading.orders import ACK, NOT_ACK, OPEN_SPREAD, ORDER_PLACED, Order, Reply
 from blackbird.trading.records import Booking, Execution, Leftover, Refusal, Resolved, Stored, Unwind
@@ -68,14 +68,20 @@ class Ledger:
             ],
             self.totals.books(),
             self.totals.fees,
+            self.orders.mark(self.last_id),
         )
 
-    def restore(self, books: Books) -> None:
-        """Begin with the books of an earlier run, whose orders are not known here but in the database."""
+    def restore(self, books: Books, answers: Iterable[Answer] | None = None) -> None:
+        """Begin with the books of an earlier run, and with its answers after the first of the books' marks.
+
+        Without answers none of its orders is known here.
+        """
         self.last_id = books.execution_id
         self.pnl = books.pnl
-        self.orders.stored(books.execution_id)
-        self.orders.forget_up_to(books.newest_ms)
+        if answers is None or not books.marks:
+            self.orders.restore([Mark(books.execution_id, books.newest_ms)], ())
+        else:
+            self.orders.restore(books.marks, answers)
         for leg in books.legs:
             self.risks[leg.instrument] = leg.exposure
             self.positions[leg.instrument] = leg.position

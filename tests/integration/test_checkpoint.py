@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from blackbird.bybit.environment import OrderMode
@@ -12,6 +13,7 @@ from blackbird.engine.execution_store import ExecutionStore, Fenced
 from blackbird.market.instrument import Instrument
 from blackbird.trading.books import Books
 from blackbird.trading.engine import TradingEngine
+from blackbird.trading.records import Refusal
 from config import Config
 from database_manager import DatabaseManager
 from tests.support.fake_history import new_engine, new_order
@@ -73,6 +75,21 @@ def test_a_later_checkpoint_takes_the_place_of_the_first(scene: Scene) -> None:
     engine, used = scene.start()
     assert used == engine.books() == scene.engine.books()
     assert scene.checkpoints() == 1
+
+
+def test_a_start_knows_the_answers_between_the_last_checkpoints(scene: Scene) -> None:
+    refused = scene.engine.execute(msgspec.structs.replace(new_order(), expires_at=1))
+    assert isinstance(refused, Refusal)
+    scene.store.add([refused])
+    scene.store.save_checkpoint(scene.engine.books())
+    scene.decide(5)
+    engine, used = scene.start()
+    assert used is not None
+    assert [mark.record_id for mark in used.marks] == [20, 31]
+    orders = scene.engine.orders
+    known = list(orders)[20:]
+    assert [engine.first_answer(key) for key in known] == [scene.engine.first_answer(key) for key in known]
+    assert (len(engine.orders), engine.orders.forgotten_ms) == (16, scene.checkpoint.newest_ms)
 
 
 @pytest.mark.parametrize(

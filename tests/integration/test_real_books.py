@@ -18,6 +18,7 @@ from blackbird.engine.journal import Journal
 from blackbird.market.instrument import Instrument
 from blackbird.trading.books import Books
 from blackbird.trading.engine import TradingEngine
+from blackbird.trading.known_orders import Answer
 from blackbird.trading.orders import OPEN_SPREAD, Order
 from blackbird.trading.records import Booking, Record, Stored
 from blackbird.trading.settlement import by_hand, late_fills, trade_away
@@ -38,7 +39,8 @@ class Collecting:
     def __init__(self, found: list[Stored]) -> None:
         self._found = found
 
-    def restore(self, books: Books) -> None:
+    def restore(self, books: Books, answers: Iterable[Answer] | None = None) -> None:
+        del answers
         raise AssertionError(books)
 
     def recover(self, records: Iterable[Stored]) -> None:

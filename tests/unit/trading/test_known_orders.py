@@ -9,7 +9,7 @@ import pytest
 
 from blackbird.trading.books import Books
 from blackbird.trading.engine import TradingEngine
-from blackbird.trading.known_orders import CLOCK_MARGIN_MS, KnownOrders
+from blackbird.trading.known_orders import CLOCK_MARGIN_MS, Answer, KnownOrders, Mark
 from blackbird.trading.orders import Order
 from blackbird.trading.records import Execution, Refusal
 from tests.support.market import PERP, SPOT
@@ -77,6 +77,29 @@ def test_an_order_whose_books_are_younger_than_all_that_is_forgotten_is_new(
 ) -> None:
     assert known(20, records=37).may_be_forgotten(order(books), NOW) is doubtful
     assert not known(None, records=37).may_be_forgotten(order(books), NOW)
+
+
+def test_answers_after_the_first_mark_are_known_and_copies_only_after_the_last() -> None:
+    first = KnownOrders(25)
+    first.stored(10**9)
+    marks: list[Mark] = []
+    for number in range(1, 41):
+        first.add(number, 1000 * number, str(number), "order placed")
+        if number % 10 == 0:
+            marks = first.mark(number)
+    assert marks == [(20, 20_000), (30, 30_000), (40, 40_000)]
+    second = KnownOrders(25)
+    answers = [Answer(number, 1000 * number, str(number), f"answer {number}") for number in range(21, 41)]
+    second.restore(marks, [*answers[:5], answers[5]._replace(key=None), *answers[6:]])
+    assert dict(second) == {each.key: each.info for each in answers if each.record_id != 26}
+    assert (second.newest_ms, second.forgotten_ms) == (40_000, 20_000)
+    young = order(20_001 + CLOCK_MARGIN_MS)
+    assert not second.may_be_forgotten(young, NOW)
+    assert second.may_be_forgotten(order(20_000 + CLOCK_MARGIN_MS), NOW)
+    without_id = msgspec.structs.replace(young, order_id=None)
+    assert second.may_be_forgotten(without_id, NOW)
+    assert not second.may_be_forgotten(msgspec.structs.replace(without_id, ts_buy=NOW), NOW)
+    assert second.mark(41) == [(20, 20_000), (30, 30_000), (40, 40_000), (41, 40_000)]
 
 
 # --- the books of a checkpoint -------------------------------------------------------------------
