@@ -28,7 +28,7 @@ from blackbird.engine.history_rows import (
     refused_order_row,
     unwind_rows,
 )
-from blackbird.engine.lookups import find
+from blackbird.engine.lookups import StoredTrade, find, find_trade
 from blackbird.runtime.process import InvalidSetup
 from blackbird.trading.books import Books
 from blackbird.trading.known_orders import Answer
@@ -232,6 +232,10 @@ class ExecutionStore:
     def find(self, keys: Sequence[str], copies: Sequence[Order]) -> list[Execution | Refusal]:
         """Return the records of orders and requests known by `keys`, and those that may equal `copies`."""
         return self._database.transaction(lambda cursor: find(cursor, self._orders, keys, copies))
+
+    def find_trade(self, link_id: str) -> StoredTrade:
+        """Return what is stored of the real trade that an order at the exchange belongs to."""
+        return self._database.transaction(lambda cursor: find_trade(cursor, self._orders, link_id))
 
     def save_checkpoint(self, books: Books) -> None:
         """Write the checkpoint where it agrees with the executions; raises Fenced."""

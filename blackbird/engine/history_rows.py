@@ -327,13 +327,14 @@ def leftovers(rows: Iterable[LeftoverRow]) -> Iterator[Leftover | Resolved]:
             fee=row.fee,
             reason=row.reason,
             since=row.since,
-            pair=_pair(row),
+            pair=pair_of_leftover(row),
         )
         if row.resolution is not None and row.resolved_at is not None and row.resolution != DUST:
             yield Resolved(row.trade_id, row.number, row.resolution, row.resolved_at)
 
 
-def _pair(row: LeftoverRow) -> Pair | None:
+def pair_of_leftover(row: LeftoverRow) -> Pair | None:
+    """Return the pair whose opens a leftover blocks, None where it blocks every pair of its instrument."""
     if row.long_channel is None:
         return None
     return Pair(

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from blackbird.engine.execution_store import Fenced, Recovering
 from blackbird.engine.journal import Journal, JournalInUse
+from blackbird.engine.lookups import StoredTrade
 from blackbird.runtime.backoff import Backoff
 from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.runtime.worker_thread import WorkerThread
@@ -59,6 +60,9 @@ class History(Protocol):
 
     def find(self, keys: Sequence[str], copies: Sequence[Order]) -> list[Execution | Refusal]:
         """Return the records of orders and requests known by `keys`, and those that may equal `copies`."""
+
+    def find_trade(self, link_id: str) -> StoredTrade:
+        """Return what is stored of the real trade that an order at the exchange belongs to."""
 
     def save_checkpoint(self, books: Books) -> None:
         """Write the checkpoint; raises Fenced where another engine is active."""
@@ -221,6 +225,14 @@ class EngineState:
         """Look up what was decided earlier, see History; raises DatabaseUnavailable or RowsRejected."""
         assert self._history is not None  # noqa: S101 - nothing is forgotten without one
         return await self._database.run(partial(self._history.find, keys, copies))
+
+    async def find_trade(self, link_id: str) -> StoredTrade:
+        """Look up the real trade that an order belongs to, see History.
+
+        Raises DatabaseUnavailable or RowsRejected.
+        """
+        assert self._history is not None  # noqa: S101 - no real order is sent without one
+        return await self._database.run(partial(self._history.find_trade, link_id))
 
     async def sync(self) -> None:
         """Bring the journal to the disk itself; raises sqlite3.Error."""

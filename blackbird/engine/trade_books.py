@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blackbird.engine.exchange import Pushed
+from blackbird.engine.lookups import StoredTrade
 from blackbird.engine.state import EngineState
 from blackbird.market.decimals import ZERO
 from blackbird.market.instrument import Instrument
@@ -65,7 +65,7 @@ class TradeBooks:
     async def book(self, trade: Trade) -> Reply:
         """Book a trade that is over, however long it takes, and return the answer to its order."""
         outcome = outcome_of(trade, self._clock())
-        self._remember(trade, outcome.trade_id, pair_of(outcome.order))
+        self._remember_trade(trade, outcome.trade_id, pair_of(outcome.order))
         reply = await self._journaled(lambda engine: engine.book(outcome), ended=outcome.trade_id)
         assert reply is not None  # noqa: S101 - something was booked
         _log(outcome, reply)
@@ -75,7 +75,7 @@ class TradeBooks:
         """Book what became of a leftover that was to be traded away, however long it takes."""
         state, fills, at = trade.state, trade.fills, self._clock()
         leftover, rules = state.leftover, state.leg.rules
-        self._remember(trade, leftover.trade_id, leftover.pair)
+        self._remember_trade(trade, leftover.trade_id, leftover.pair)
 
         def amend(engine: TradingEngine) -> Booking | None:
             if not fills:
@@ -106,17 +106,27 @@ class TradeBooks:
         self._on_journaled()
         return True
 
-    def on_event(self, event: Pushed, trade_id: str) -> None:
-        """Take what was pushed of a trade that does not run: a fill that is not booked is left over."""
-        if not isinstance(event, Fill):
-            return
+    def knows(self, trade_id: str, instrument: Instrument) -> bool:
+        """Return whether it is known here what was booked of an instrument of a trade."""
+        booked = self._booked.get(trade_id)
+        return booked is not None and instrument in booked.rules
+
+    def remember_stored(self, trade_id: str, stored: StoredTrade, rules: InstrumentRules) -> None:
+        """Take note of a trade that was booked by an earlier process, or long ago."""
         booked = self._booked.get(trade_id)
         if booked is None:
-            logger.error("fill of an order that is not known here: %s", event)
-        elif event.exec_id not in booked.fills:
-            logger.error("fill of an order whose trade is booked, left over: %s", event)
-            booked.fills.add(event.exec_id)
-            self._amend(booked, event)
+            booked = _Booked(stored.trade_id, stored.pair, {}, set())
+            self._remember(trade_id, booked)
+        booked.rules[rules.instrument] = rules
+        booked.fills |= stored.exec_ids
+
+    def add_late_fill(self, fill: Fill, trade_id: str) -> None:
+        """Leave a fill over that is not booked, of a trade that is, and that is known here."""
+        booked = self._booked[trade_id]
+        if fill.exec_id not in booked.fills:
+            logger.error("fill of an order whose trade is booked, left over: %s", fill)
+            booked.fills.add(fill.exec_id)
+            self._amend(booked, fill)
 
     def _amend(self, booked: _Booked, fill: Fill) -> None:
         at, trade_id = self._clock(), booked.trade_id
@@ -148,10 +158,13 @@ class TradeBooks:
                 self._on_journaled()
                 return None if booking is None else engine.answer_of(booking)
 
-    def _remember(self, trade: AnyTrade, trade_id: str, pair: Pair | None) -> None:
+    def _remember_trade(self, trade: AnyTrade, trade_id: str, pair: Pair | None) -> None:
         rules = {leg.rules.instrument: leg.rules for leg in trade.legs}
         fills = {fill.exec_id for fill in trade.fills}
-        self._booked[trade.trade_id] = _Booked(trade_id, pair, rules, fills)
+        self._remember(trade.trade_id, _Booked(trade_id, pair, rules, fills))
+
+    def _remember(self, trade_id: str, booked: _Booked) -> None:
+        self._booked[trade_id] = booked
         if len(self._booked) > REMEMBERED_TRADES:
             self._booked.popitem(last=False)
 

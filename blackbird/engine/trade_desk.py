@@ -20,7 +20,9 @@ from blackbird.engine.running_trade import RunningTrade
 from blackbird.engine.state import EngineState
 from blackbird.engine.trade_books import TradeBooks
 from blackbird.engine.trade_runs import TradeRuns
+from blackbird.market.instrument import Instrument
 from blackbird.trading.engine import TradingEngine
+from blackbird.trading.instrument_rules import InstrumentRules
 from blackbird.trading.leftover_trade import OpenTrade
 from blackbird.trading.orders import INTERNAL_ERROR, Refused, Reply
 from blackbird.trading.records import Leftover
@@ -67,7 +69,7 @@ class TradeDesk:
         self.journal = self._books.journal
         self._admission: Admission | None = None
         self._is_connecting = asyncio.Event()
-        self._runs = TradeRuns(state, self._books, clock)
+        self._runs = TradeRuns(state, self._books, clock, self._rules)
         self._deciding: set[str] = set()  # the names of orders
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -151,6 +153,9 @@ class TradeDesk:
         if error is not None:
             logger.error("order %s: unhandled exception, the state is recovered", name, exc_info=error)
             self._fail(name)
+
+    async def _rules(self, instrument: Instrument) -> InstrumentRules:
+        return await self._connected().exchange.account.prepare(instrument)
 
     def _connected(self) -> Admission:
         assert self._admission is not None  # noqa: S101 - no order comes before `recover` is through

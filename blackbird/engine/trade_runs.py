@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from blackbird.engine.admission import Admission
 from blackbird.engine.exchange import Pushed
+from blackbird.engine.late_fills import LateFills
 from blackbird.engine.positions import reducible, reducible_with_leftovers
 from blackbird.engine.running_trade import RunningTrade
 from blackbird.engine.state import EngineState
@@ -17,8 +18,9 @@ from blackbird.market.decimals import ZERO
 from blackbird.market.instrument import Instrument
 from blackbird.runtime.backoff import Backoff
 from blackbird.trading.engine import TradingEngine
+from blackbird.trading.instrument_rules import InstrumentRules
 from blackbird.trading.leftover_trade import AnyTrade, LeftoverTrade, OpenTrade
-from blackbird.trading.leg_order import Side
+from blackbird.trading.leg_order import Fill, Side
 from blackbird.trading.orders import Reply
 from blackbird.trading.trade import Trade, TradeState
 
@@ -30,13 +32,23 @@ LONGEST_PAUSE = 30.0
 
 
 class TradeRuns:
-    """Runs trades side by side, and books them."""
+    """Runs trades side by side, and books them.
 
-    def __init__(self, state: EngineState, books: TradeBooks, clock: Callable[[], int]) -> None:
+    `rules` returns those of an instrument, or raises Refused or LookUpFailed.
+    """
+
+    def __init__(
+        self,
+        state: EngineState,
+        books: TradeBooks,
+        clock: Callable[[], int],
+        rules: Callable[[Instrument], Awaitable[InstrumentRules]],
+    ) -> None:
         self._state = state
         self._books = books
         self._clock = clock
         self._running: dict[str, RunningTrade] = {}  # by trade id, from the intent on
+        self._late_fills = LateFills(state, books, rules, self.__contains__, self.on_event)
 
     def __len__(self) -> int:
         return len(self._running)
@@ -94,8 +106,11 @@ class TradeRuns:
         running = self._running.get(trade_id)
         if running is not None:
             running.on_event(event)
-        else:
-            self._books.on_event(event, trade_id)
+        elif isinstance(event, Fill):
+            if self._books.knows(trade_id, event.instrument):
+                self._books.add_late_fill(event, trade_id)
+            else:
+                self._late_fills.add(event, trade_id)
 
     def reserve(self, engine: TradingEngine, admission: Admission) -> None:
         """Count with a new core what the running trades may come to."""
@@ -108,6 +123,7 @@ class TradeRuns:
 
     def abandon(self, admission: Admission) -> None:
         """Forget all trades, whose tasks have ended."""
+        self._late_fills.abandon()
         for trade_id in self._running:
             admission.release(trade_id)
         self._running.clear()

@@ -22,7 +22,7 @@ from blackbird.trading.known_orders import Answer
 from blackbird.trading.orders import OPEN_SPREAD, Order
 from blackbird.trading.records import Booking, Record, Stored
 from blackbird.trading.settlement import by_hand, late_fills, trade_away
-from blackbird.trading.spreads import Pair
+from blackbird.trading.spreads import Pair, pair_of
 from config import Config
 from database_manager import DatabaseManager
 from tests.support.real_trades import NOW, RULES, Chance, fill, new_engine, outcomes
@@ -348,3 +348,30 @@ def test_emptied_orders_take_fills_and_leftovers_with_them(
     for table in ("refused_order", "fill", "leftover"):
         assert place.query(f"SELECT count(*) FROM bybit.{table}") == [(0,)]  # noqa: S608 - named above
     assert place.query("SELECT mode, account FROM bybit.history") == [(None, None)]
+
+
+def test_real_trade_is_found_by_the_link_id_of_any_of_its_orders(database: DatabaseManager) -> None:
+    engine = new_engine(limit="1e12")
+    bookings = [each for each in trade(engine, 1) if each.answer is not None]
+    history = store(database)
+    history.claim()
+    history.add(bookings)
+    assert {each.execution is None for each in bookings} == {True, False}
+    for booking in bookings:
+        found = history.find_trade(f"{booking.trade_id}-u7")
+        firsts = [each for each in booking.fills if each.link_id.startswith(f"{booking.trade_id}-")]
+        ids = frozenset(each.exec_id for each in firsts)
+        assert (found.trade_id, found.exec_ids) == (booking.trade_id, ids)
+        if booking.execution is not None:
+            assert found.pair == pair_of(booking.execution.order)
+        elif booking.leftovers:
+            assert found.pair == booking.leftovers[0].pair
+        else:
+            assert found.pair is None
+    assert history.find_trade("history-unknown-b1") == ("unknown", None, frozenset())
+    # What traded a leftover away is booked for the trade that had left it over.
+    retry = fill(SPOT, "Buy", "0.1", number=99, link_id="history-retry-u1")
+    left = late_fills("trade 1", [retry], RULES, Pair(SPOT, PERP), 9, NOW)
+    history.add([engine.amend(left)])
+    found = history.find_trade("history-retry-u2")
+    assert (found.trade_id, found.exec_ids) == ("trade 1", frozenset({retry.exec_id}))

@@ -79,6 +79,7 @@ class FakeExchange:
         self.legs = self
         self.sent: list[LegOrder] = []
         self.on_event: OnEvent = lambda _: None
+        self.on_connected: Callable[[], Awaitable[None]] = _do_nothing
         self.on_send: Callable[[LegOrder], Awaitable[Taken | LegRefused | Unknown]] = self.fill
         self.link_prefix = ""
         self.has_room = True
@@ -126,10 +127,15 @@ class FakeExchange:
 
     async def wait_until_connected(self, seconds: float) -> bool:
         del seconds
+        await self.on_connected()
         return True
 
     async def run(self) -> None:
         await asyncio.Event().wait()
+
+
+async def _do_nothing() -> None:
+    pass
 
 
 def fill_of(order: LegOrder, quantity: Decimal, number: int = 1) -> Fill:

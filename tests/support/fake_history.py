@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from blackbird.engine.execution_store import Fenced, Recovering
+from blackbird.engine.lookups import StoredTrade
 from blackbird.trading.books import Books
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.orders import Order
-from blackbird.trading.records import Execution, Record, Refusal
+from blackbird.trading.records import Booking, Execution, Record, Refusal
+from blackbird.trading.spreads import Pair
 from tests.support.market import PERP, SPOT
 
 _numbers = itertools.count(1)
@@ -29,6 +31,7 @@ class FakeHistory:
         self.checkpoint: Books | None = None
         self.checkpoint_agrees = True
         self.books_at_end: Books | None = None
+        self.pairs: dict[str, Pair] = {}  # by trade
         self.looked_up: list[tuple[list[str], list[Order]]] = []
 
     def claim(self) -> str:
@@ -67,6 +70,19 @@ class FakeHistory:
         self._step("find")
         self.looked_up.append((list(keys), list(copies)))
         return [each for each in self.records if isinstance(each, Execution) and each.order.order_id in keys]
+
+    def find_trade(self, link_id: str) -> StoredTrade:
+        self._step("find trade")
+        of_trade, _, _ = link_id.rpartition("-")
+        fills = {
+            fill.exec_id: record.trade_id
+            for record in self.records
+            if isinstance(record, Booking)
+            for fill in record.fills
+            if fill.link_id.startswith(f"{of_trade}-")
+        }
+        trade_id = next(iter(fills.values()), of_trade.rpartition("-")[2])
+        return StoredTrade(trade_id, self.pairs.get(trade_id), frozenset(fills))
 
     def save_checkpoint(self, books: Books) -> None:
         self._step("save checkpoint")

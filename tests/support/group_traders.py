@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 import pika.exceptions
 
+from blackbird.trading.orders import outlasts_books
 from tests.support.order_client import OrderClient
 from tests.support.real_system import Message, RealSystem, perp, spot
 
 # An order that is not answered is sent again, as the signal engine does.
 AGAIN_SECONDS = 1.0
+# After a reason that prices do not change. The signal engine waits longer.
+REST_SECONDS = 0.25
+# What an order is answered of which nothing was sent.
+UNSENT = re.compile(
+    r"risk limit|order already|invalid order|size below|not enough|instrument not|leftover of"
+    r"|cooling down|rate limit|not connected|order not placed|expired"
+)
 ZERO = Decimal(0)
 
 
@@ -27,6 +36,7 @@ class GroupTrader:
     open: list[tuple[Message, Decimal]] = field(default_factory=list)
     order: Message | None = None
     sent_at: float = 0.0
+    rests_until: float = 0.0
 
     def next_order(self) -> Message:
         """Make up the next order."""
@@ -46,6 +56,8 @@ class GroupTrader:
         """Note what became of the order."""
         order, self.order = self.order, None
         assert order is not None
+        if outlasts_books(reply["info"]):
+            self.rests_until = time.monotonic() + REST_SECONDS
         if reply["status"] != "ACK":
             if reply["info"].startswith("invalid order: spread_id"):
                 self.open = [each for each in self.open if each[0]["spread_id"] != order["spread_id"]]
@@ -68,6 +80,7 @@ class Trading:
     traders: list[GroupTrader]
     orders: dict[str, Message] = field(default_factory=dict)
     replies: dict[str, Message] = field(default_factory=dict)
+    sent: int = 0  # orders answered of which a leg went to the exchange
 
     def step(self, *, begin: bool) -> None:
         """Send what is to be sent, and take what has come; without `begin` no new orders."""
@@ -95,7 +108,7 @@ class Trading:
         for trader in self.traders:
             order = trader.order
             if order is None:
-                if not begin:
+                if not begin or now < trader.rests_until:
                     continue
                 order = trader.next_order()
                 self.orders[order["order_id"]] = order
@@ -110,6 +123,7 @@ class Trading:
             if order_id in self.system.client.replies:
                 reply = self.system.client.answer(order_id)
                 self.replies[order_id] = reply
+                self.sent += UNSENT.match(reply["info"]) is None
                 trader.take(reply)
 
     def _reconnect(self) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -22,20 +22,25 @@ Message = dict[str, Any]
 Leg = tuple[str, str]
 ZERO = Decimal(0)
 COINS = ("BTC", "ETH", "T003", "T004", "T005")
-# As many as come, and plenty of everything, with one quiet book a leg.
-EXCHANGE = (
-    *("--rate", "0", "--instruments", str(len(COINS)), "--ip-requests", "0", "--lookups-per-second", "0"),
-    *("--orders-per-second", "linear=0", "--orders-per-second", "spot=0"),
-    *(word for coin in ("USDT", "USDC") for word in ("--balance", f"{coin}=50000000")),
-    *(word for coin in COINS for word in ("--balance", f"{coin}=10000")),
-)
-MIDDLE = {
-    "BTC": Decimal(64000),
-    "ETH": Decimal(3200),
-    "T003": Decimal(120),
-    "T004": Decimal(120),
-    "T005": Decimal(120),
-}
+MANY_COINS = (*COINS, *(f"T{number:03}" for number in range(6, 13)))
+
+
+def exchange_arguments(coins: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments of an exchange that takes as many orders as come.
+
+    Its account has plenty of everything; each leg has one quiet book.
+    """
+    return (
+        *("--rate", "0", "--instruments", str(len(coins)), "--ip-requests", "0", "--lookups-per-second", "0"),
+        *("--orders-per-second", "linear=0", "--orders-per-second", "spot=0"),
+        *(word for coin in ("USDT", "USDC") for word in ("--balance", f"{coin}=50000000")),
+        *(word for coin in coins for word in ("--balance", f"{coin}=10000")),
+    )
+
+
+EXCHANGE = exchange_arguments(COINS)
+MIDDLE = {"BTC": Decimal(64000), "ETH": Decimal(3200)}
+OTHER_MIDDLE = Decimal(120)
 PERP_PREMIUM = Decimal("0.002")
 HALF_WIDTH = Decimal("0.0001")
 DEEP = "9000000"
@@ -84,10 +89,13 @@ class Sums:
 
 
 class RealSystem:
-    """One engine that sends real orders, in a workspace, to an exchange."""
+    """One engine that sends real orders, in a workspace, to an exchange that trades these `coins`."""
 
-    def __init__(self, place: Workspace, exchange: ExchangeProcess, **settings: str) -> None:
+    def __init__(
+        self, place: Workspace, exchange: ExchangeProcess, coins: Sequence[str] = COINS, **settings: str
+    ) -> None:
         self.place = place
+        self.coins = coins
         self.exchange = exchange
         self.settings = {
             "REAL_ORDER_SENDING": "true",
@@ -105,7 +113,7 @@ class RealSystem:
         self._start_wallets = self.truth().wallets
         self.client = OrderClient(place)
         self.engine: Service | None = None
-        for coin in COINS:
+        for coin in coins:
             self.set_books(coin)
 
     # --- engine ------------------------------------------------------------------------------
@@ -152,7 +160,7 @@ class RealSystem:
 
     def set_books(self, coin: str, *, shift: Decimal = ZERO, depth: str = DEEP) -> None:
         """Set the books of a coin: the perpetual above spot; `shift` is a fraction of the price."""
-        middle = MIDDLE[coin] * (1 + shift)
+        middle = MIDDLE.get(coin, OTHER_MIDDLE) * (1 + shift)
         for leg, center in ((spot(coin), middle), (perp(coin), middle * (1 + PERP_PREMIUM))):
             self.set_book(leg, center * (1 - HALF_WIDTH), center * (1 + HALF_WIDTH), depth)
 

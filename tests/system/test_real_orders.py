@@ -29,9 +29,12 @@ from tests.support.order_client import OrderClient, state_at_start
 from tests.support.real_system import (
     COINS,
     EXCHANGE,
+    MANY_COINS,
     Message,
     RealSystem,
     Truth,
+    dumps,
+    exchange_arguments,
     first_orders,
     percentile,
     perp,
@@ -411,6 +414,39 @@ def check_crash(system: RealSystem, point: str, fills: str, pause: int) -> str:
     return str(reply["info"])
 
 
+def test_fill_that_comes_after_its_trade_was_booked_and_a_restart_is_left_over(start: Start) -> None:
+    system = start()
+    system.exchange.fault("no_fill", count=2)
+    order = system.opening(size="0.1")
+    assert system.trade(order)["info"] == "not filled"
+    link_id = next(one["link_id"] for one in system.truth().orders if one["body"]["symbol"] == "BTCPERP")
+    system.check()
+    system.running.kill()
+    engine = system.start()
+    # The exchange has filled it all the same, and says so now.
+    system.exchange.fault("manual_trade", channel="linear", symbol="BTCPERP", side="Sell", qty="0.1")
+    [fill] = [one for one in system.exchange.get("/fills") if one["symbol"] == "BTCPERP"]
+    push = {"topic": "execution", "creationTime": 0, "data": [{**fill, "orderLinkId": link_id}]}
+    for _ in range(2):
+        assert system.exchange.fault("send", channel="private", text=dumps(push)) == 1
+    wait_for(system.open_leftovers, "the leftover")
+    assert not is_acked(system.trade(system.opening(size="0.1")))
+    engine.kill()
+    system.start()
+    system.exchange.fault("send", channel="private", text=dumps(push))
+    assert system.trade(system.opening(size="0.1")) == {
+        "status": "NOT ACK",
+        "info": "leftover of an earlier trade",
+    }
+    assert is_acked(system.trade(system.opening("ETH")))
+    [(trade_id, *leftover)] = system.open_leftovers()
+    assert trade_id == trade_of(link_id)
+    assert leftover == ["linear", "BTCPERP", Decimal("-0.1"), "filled after the trade was booked"]
+    held = system.place.query("SELECT held_size FROM bybit.position WHERE symbol_name = 'BTCPERP'")
+    assert held == [(system.truth().positions["BTCPERP"],)]
+    assert system.place.query("SELECT count(*) FROM bybit.fill WHERE link_id = %s", link_id) == [(1,)]
+
+
 # 10. Everything at once.
 
 REFUSALS = (110007, 170131, 110094, 170140, 110003, 170134, 110074, 170151, 10001, 10029)
@@ -503,8 +539,9 @@ def test_books_agree_after_thousands_of_orders_of_which_many_fail(
     servers: ServerPair, tmp_path: Path, report: Report
 ) -> None:
     events = {"kill": 20, "stop": 10, "drop": 20, "restart": 3, "broker": 2, "database": 2}
-    with workspace(tmp_path, **servers.settings) as place, ExchangeProcess(*EXCHANGE) as exchange:
-        system = RealSystem(place, exchange)
+    exchange_process = ExchangeProcess(*exchange_arguments(MANY_COINS))
+    with workspace(tmp_path, **servers.settings) as place, exchange_process as exchange:
+        system = RealSystem(place, exchange, MANY_COINS)
         system.start()
         report(trade_in_chaos(system, partial(ServerChaos, servers), events, 5000))
 
@@ -512,29 +549,33 @@ def test_books_agree_after_thousands_of_orders_of_which_many_fail(
 def trade_in_chaos(
     system: RealSystem, make_chaos: Callable[..., Chaos], events: dict[str, int], count: int
 ) -> str:
-    """Trade so many orders while these events happen, check everything, and return the figures."""
+    """Have so many orders sent while these events happen, check everything, and return the figures."""
     chance = random.Random(10)
     chaos = make_chaos(system, chance, events, count)
     trading = Trading(
-        system, [GroupTrader(system, coin, random.Random(f"10 {coin}")) for coin in COINS for _ in range(2)]
+        system,
+        [GroupTrader(system, coin, random.Random(f"10 {coin}")) for coin in system.coins for _ in range(2)],
     )
     began = time.monotonic()
     spoil(system.exchange)
-    while len(trading.orders) < count:
+    while trading.sent < count:
+        assert time.monotonic() - began < max(count, 600), f"{trading.sent} orders sent so far"
         trading.step(begin=True)
-        chaos.step(len(trading.orders))
+        chaos.step(trading.sent)
         if chance.random() < 0.05:
             shift = Decimal(chance.randint(-20, 20)) / 10_000
-            system.set_books(chance.choice(COINS), shift=shift)
+            system.set_books(chance.choice(system.coins), shift=shift)
     system.exchange.fault("clear")
     trading.settle(120)
     took = time.monotonic() - began
-    truth = system.check(60)
+    truth = system.check(120)
+    assert len({trade_of(one["link_id"]) for one in truth.orders}) >= count
     system.check_answers(trading.replies)
     check_known_answers(system, trading)
     infos = Counter(reply["info"].partition(":")[0] for reply in trading.replies.values())
     return (
-        f"{count} orders in {took:.0f} s, {len(truth.fills)} fills, {len(truth.orders)} requests,"
+        f"{len(trading.orders)} orders, of which {trading.sent} were sent, in {took:.0f} s,"
+        f" {len(truth.fills)} fills, {len(truth.orders)} requests,"
         f" {len(system.open_leftovers())} leftovers open, events {events}; answers: {dict(infos)}"
     )
 

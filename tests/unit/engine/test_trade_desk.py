@@ -24,8 +24,10 @@ from blackbird.trading.orders import (
     encode_leftover_request,
 )
 from blackbird.trading.records import Booking, Leftover, Record
+from blackbird.trading.spreads import Pair
 from blackbird.trading.trade import TradeState
 from blackbird.trading.unwinding import TRIES
+from database_manager import DatabaseUnavailable
 from tests.support.desk_scene import (
     PREFIX,
     DeskScene,
@@ -531,6 +533,120 @@ def test_fill_that_comes_after_the_trade_was_booked_is_left_over(play: Callable[
         (_, booking) = scene.journal.pending(10)
         assert isinstance(booking, Booking)
         assert booking.fills == (late,)
+
+    play(script, exchange)
+
+
+async def restarted(scene: DeskScene, folder: Path, exchange: FakeExchange) -> DeskScene:
+    """Return the desk of another process on the same history, which has all that was journaled."""
+    while await scene.state.store_pending():
+        pass
+    scene.state.close()
+    again = DeskScene(folder, exchange, scene.history)
+    await again.recover()
+    return again
+
+
+def test_fill_that_comes_after_a_restart_is_left_over_unless_it_is_stored(
+    play: Callable[..., DeskScene], tmp_path: Path
+) -> None:
+    exchange = FakeExchange()
+    exchange.shares = {"b1": "0", "s1": "0"}
+
+    async def script(scene: DeskScene) -> None:
+        await scene.take(request(1, order()))
+        await scene.replied()
+        again = await restarted(scene, tmp_path, exchange)
+        bought, sold = (fill_of(sent, Decimal("0.1"), number=9) for sent in exchange.sent)
+        for fill in (bought, sold, bought):
+            exchange.on_event(fill)
+        await again.until(lambda: len(again.engine.leftovers.open) == 2)
+        assert {each.size for each in again.engine.leftovers.open.values()} == {
+            Decimal("0.1"),
+            Decimal("-0.1"),
+        }
+        bookings = again.journal.pending(10)
+        assert sorted(
+            fill.exec_id for each in bookings if isinstance(each, Booking) for fill in each.fills
+        ) == (sorted([bought.exec_id, sold.exec_id]))
+        # Of an order that was not filled no pair is stored: every pair of the instrument is blocked.
+        assert again.engine.leftovers.blocks(Pair(SPOT, Instrument("linear", "BTCUSDT")))
+        third = await restarted(again, tmp_path, exchange)
+        exchange.on_event(bought)
+        other = fill_of(exchange.sent[0], Decimal("0.2"), number=10)
+        exchange.on_event(other)
+        await third.until(lambda: len(third.engine.leftovers.open) == 3)
+        (booking,) = third.journal.pending(10)
+        assert isinstance(booking, Booking)
+        assert booking.fills == (other,)
+        third.state.close()
+
+    play(script, exchange)
+
+
+def test_fill_after_a_restart_waits_for_the_database(
+    play: Callable[..., DeskScene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blackbird.engine.late_fills.SHORTEST_PAUSE", 0.001)
+    exchange = FakeExchange()
+    exchange.shares = {"s1": "0"}
+
+    async def script(scene: DeskScene) -> None:
+        await scene.take(request(1, order()))
+        await scene.replied()
+        again = await restarted(scene, tmp_path, exchange)
+        again.history.errors = [DatabaseUnavailable("gone")] * 2
+        again.history.pairs = {exchange.sent[0].link_id.split("-")[1]: Pair(SPOT, PERP)}
+        exchange.on_event(fill_of(exchange.sent[0], Decimal("0.1")))  # as it was booked
+        exchange.on_event(fill_of(exchange.sent[1], Decimal("0.1"), number=9))
+        await again.until(lambda: again.engine.leftovers.open)
+        assert [(each.size, each.pair) for each in again.engine.leftovers.open.values()] == [
+            (Decimal("-0.1"), Pair(SPOT, PERP))
+        ]
+        again.state.close()
+
+    play(script, exchange)
+
+
+def test_fill_that_comes_before_its_trade_is_taken_up_again_is_part_of_it(
+    play: Callable[..., DeskScene], tmp_path: Path
+) -> None:
+    exchange = FakeExchange()
+
+    async def hang(_: LegOrder) -> Taken:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    exchange.on_send = hang
+
+    async def script(scene: DeskScene) -> None:
+        await scene.take(request(1, order()))
+        await scene.until(lambda: len(exchange.sent) == 2)
+        scene.desk.abandon()
+        scene.state.close()
+        again = DeskScene(tmp_path, exchange, scene.history)
+        fills = [fill_of(sent, sent.quantity) for sent in exchange.sent]
+
+        prepared: list[Instrument] = []
+
+        async def note(instrument: Instrument) -> None:
+            prepared.append(instrument)
+
+        async def push() -> None:
+            for fill in fills:
+                exchange.on_event(fill)
+            await again.until(lambda: len(prepared) == len(fills))
+            # All that can be known of the fills without their trade is known.
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+        exchange.account.prepared, exchange.on_connected = note, push
+        for sent, fill in zip(exchange.sent, fills, strict=True):
+            exchange.account.found[sent.link_id] = [Taken(sent.link_id), Final(sent.link_id, fill.quantity)]
+        await again.recover()
+        await again.until(lambda: again.engine.spreads)
+        assert again.engine.leftovers.open == {}
+        again.state.close()
 
     play(script, exchange)
 
