@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -14,6 +15,17 @@ def cpu_seconds(pid: int) -> float:
     """Return the CPU time that a process has used, its threads included."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def family_cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and its children, those that have ended included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    used = sum(map(int, fields[11:15])) / _TICKS
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        # It may end meanwhile, and then counts with its parent the next time.
+        with contextlib.suppress(OSError):
+            used += cpu_seconds(int(child))
+    return used
 
 
 def resident_bytes(pid: int) -> int:
@@ -51,6 +63,11 @@ def listener(port: int) -> int | None:
             except OSError:
                 continue
     return None
+
+
+def cores() -> int:
+    """Return how many threads of a processor the machine has."""
+    return os.cpu_count() or 1
 
 
 def description() -> str:

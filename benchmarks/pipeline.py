@@ -92,12 +92,20 @@ class Pipeline:
             "exchange": exchange.process.pid,
             "broker": machine.listener(Config.RABBITMQ_PORT),
         }
+        self._database = machine.listener(Config.POSTGRES_PORT)
+
+    def _used(self) -> dict[str, float]:
+        """Return the CPU time of each part so far; of the database its whole server."""
+        used = {name: machine.cpu_seconds(pid) for name, pid in self._pids.items() if pid is not None}
+        if self._database is not None:
+            used["database"] = machine.family_cpu_seconds(self._database)
+        return used
 
     def flow(self, raw: RawBroker, rate: float, seconds: float, what: str, *, listen: bool = False) -> Flow:
         """Push at `rate` a second altogether; return when all is stored."""
         seen = Flow()
         before = pushed(self.exchange)
-        used = {name: machine.cpu_seconds(pid) for name, pid in self._pids.items() if pid is not None}
+        used = self._used()
         listener = Listener(self._there.raw()) if listen else None
         looks = {queue: deque[int](maxlen=LOOKS) for queue in (STORAGE, SIGNAL, ORDERS)}
         begin = time.time()
@@ -113,11 +121,7 @@ class Pipeline:
         self.exchange.post("/pace", pace=0)
         seen.seconds = time.time() - begin
         seen.pushes = pushed(self.exchange) - before
-        seen.cpu = {
-            name: (machine.cpu_seconds(pid) - used[name]) / seen.seconds
-            for name, pid in self._pids.items()
-            if pid is not None
-        }
+        seen.cpu = {name: (now - used[name]) / seen.seconds for name, now in self._used().items()}
         seen.memory = {
             name: machine.resident_bytes(pid) for name, pid in self._pids.items() if pid is not None
         }
