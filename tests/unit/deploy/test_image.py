@@ -138,6 +138,20 @@ def test_the_journal_is_on_a_volume(services: dict[str, Any]) -> None:
     assert services["trading"]["volumes"] == ["journal:/app/journal"]
 
 
+def test_the_cluster_has_three_nodes_and_starts_with_its_monitor(services: dict[str, Any]) -> None:
+    cluster = {name: each for name, each in services.items() if each.get("profiles") == ["cluster"]}
+    nodes = {name for name, each in cluster.items() if each["image"].startswith("rabbitmq:")}
+    ours = cluster.keys() - nodes
+    named = re.findall(r"= rabbit@(.*)$", (HERE / "deploy/cluster/rabbitmq.conf").read_text(), re.MULTILINE)
+    assert sorted(nodes) == sorted(named) == ["broker-1", "broker-2", "broker-3"]
+    assert all(cluster[name]["hostname"] == name for name in nodes)
+    assert {cluster[name]["environment"]["RABBITMQ_HOST"] for name in ours} == {",".join(sorted(nodes))}
+    # Two collectors would publish every push twice, and a journal is one engine's own.
+    several = {name for name in ours if "deploy" in cluster[name]}
+    assert several == {"storage-cluster", "signal-cluster"}
+    assert set(cluster["monitor-cluster"]["depends_on"]) == ours - {"monitor-cluster"}
+
+
 def test_every_variable_of_a_container_of_ours_is_a_setting(services: dict[str, Any]) -> None:
     ours = [service for service in services.values() if service["image"] == "blackbird"]
     assert not {name for service in ours for name in service["environment"]} - set(setting_names())
