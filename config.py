@@ -580,7 +580,9 @@ def unknown_names() -> dict[str, str | None]:
 
 
 def log_settings() -> None:
-    """Log the settings in force, and a warning for each name that is not one."""
+    """Log what differs from the defaults, at DEBUG all settings, and a warning for each unknown name."""
     for name, meant in sorted(unknown_names().items()):
         logger.warning("setting %s is unknown and has no effect%s", name, f": {meant}?" if meant else "")
-    logger.info("settings: %s", settings_in_force())
+    logger.info("settings other than the defaults: %s", changed_settings() or "none")
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug("all settings: %s", settings_in_force())

@@ -218,6 +218,7 @@ def main() -> None:
         lambda stop: new_service().serve(stop, listening),
         mode=OrderMode.of(**Config.ORDER_CONFIG),
         log_level=Config.LOG_LEVEL,
+        log_format=Config.LOG_FORMAT,
         alive_file=Config.ALIVE_FILE,
         on_start=log_settings,
     )

@@ -59,6 +59,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"blackbird {__version__}")
+    _add_markets(parser)
+    _add_manners(parser)
+    return _completed(parser, parser.parse_args(arguments))
+
+
+def _add_markets(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which market is traded, and for how long."""
     parser.add_argument(
         "--demo",
         action="store_true",
@@ -87,6 +94,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="end the demo after N seconds of trading; exit status 0 only when every service was"
         " alive to the end and trades were stored",
     )
+
+
+def _add_manners(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is shown, and where logs go."""
     parser.add_argument(
         "--monitor",
         action=argparse.BooleanOptionalAction,
@@ -109,7 +120,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="do not run ./setup.sh, and for the demo do not empty anything: the servers run already",
     )
-    parsed = parser.parse_args(arguments)
+
+
+def _completed(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> argparse.Namespace:
+    """Return what was asked for with what follows from it; options at odds end with the usage."""
     if parsed.seconds is not None and not parsed.demo:
         parser.error("--seconds goes with --demo only")
     if parsed.monitor is None:

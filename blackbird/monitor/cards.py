@@ -295,6 +295,10 @@ def pnl(sources: Sources) -> Context:
         "turnover": figure(found.turnover, 0),
         "without": figure(without, 2, signed=True),
         "has_fees": bool(found.fees),
+        "fees_are": "fees charged" if found.fees_charged else "fees by rates",
+        "fees_meaning": "of the fills, as far as known"
+        if found.fees_charged
+        else "the settings' rates x turnover",
         "unpriced": found.marked is None,
         "without_spread": figure(engine.cash_without_spread, 2, signed=True)
         if engine.cash_without_spread

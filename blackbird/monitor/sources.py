@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
+from blackbird.bybit.environment import SIMULATED
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
 from blackbird.monitor.board import Board
@@ -35,15 +36,24 @@ class Rules(NamedTuple):
         fee = self.taker_fees.get(long.channel, ZERO) + self.taker_fees.get(short.channel, ZERO)
         return fee * (long_price + short_price)
 
+    def fees(self, turnover: Mapping[str, Decimal]) -> Decimal:
+        """Return the fees on traded values by channel."""
+        return sum((value * self.taker_fees.get(channel, ZERO) for channel, value in turnover.items()), ZERO)
+
 
 class Pnl(NamedTuple):
-    """Quote coin, all groups. `marked` and `total` are None while an open spread has no price to close at."""
+    """Quote coin, all groups. `marked` and `total` are None while an open spread has no price to close at.
+
+    `fees_charged` says what `fees` are: those of the fills of real orders as far as they are known, else the
+    rates of the settings times what was traded.
+    """
 
     closed: Decimal
     marked: Decimal | None
     fees: Decimal
     total: Decimal | None
     turnover: Decimal
+    fees_charged: bool
 
 
 class Sources(NamedTuple):
@@ -65,8 +75,8 @@ class Sources(NamedTuple):
         """Return the PnL as it is now, None before the trading engine was heard.
 
         Closed is what is no longer open has brought; open at mark is what closing the rest at the best prices
-        would add; cash of positions that no spread accounts for is in neither. Fees are those of the settings
-        on all that was traded, for no fee is in the cash.
+        would add; cash of positions that no spread accounts for is in neither. No fee is in the cash. Real
+        orders have the fees that were charged, simulated ones those of the settings on all that was traded.
         """
         status = self.board.statuses.get("engine")
         if status is None or status.engine is None:
@@ -81,13 +91,11 @@ class Sources(NamedTuple):
                 marked = None
                 continue
             marked += EXACT.subtract(pair.credit, EXACT.multiply(exit_price, pair.quantity))
-        fees = sum(
-            (value * self.rules.taker_fees.get(channel, ZERO) for channel, value in engine.turnover.items()),
-            ZERO,
-        )
+        charged = status.mode != SIMULATED
+        fees = engine.fees if charged else self.rules.fees(engine.turnover)
         closed = EXACT.subtract(engine.pnl, EXACT.add(engine.credit, engine.cash_without_spread))
         total = None if marked is None else closed + marked - fees
-        return Pnl(closed, marked, fees, total, sum(engine.turnover.values(), ZERO))
+        return Pnl(closed, marked, fees, total, sum(engine.turnover.values(), ZERO), charged)
 
 
 def basis_points(value: Decimal, price: Decimal) -> Decimal:

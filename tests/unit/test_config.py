@@ -160,6 +160,25 @@ def test_the_settings_in_force_are_one_line() -> None:
     assert "API_KEY= " in line
 
 
+def test_a_start_shows_what_differs_from_the_defaults_and_at_debug_all(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MAX_BOOK_AGE_MS", "1234")
+    monkeypatch.setenv("API_SECRET", SECRETS["API_SECRET"])
+    read_settings.cache_clear()
+    caplog.set_level("INFO")
+    config.log_settings()
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    assert " MAX_BOOK_AGE_MS=1234" in line
+    assert "API_SECRET=***" in line
+    assert "MAX_RISK_OPEN_POSITION" not in line
+    caplog.clear()
+    caplog.set_level("DEBUG")
+    config.log_settings()
+    (full,) = [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"]
+    assert config.settings_in_force() in full
+
+
 def test_a_misspelt_name_is_reported_with_the_one_that_was_meant(
     own_settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

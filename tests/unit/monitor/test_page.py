@@ -54,7 +54,7 @@ def test_the_pnl_is_split_and_adds_up() -> None:
     pnl = sources().pnl()
     assert pnl is not None
     # 577.88 of cash, of it 40.5 credit of what is open; closing 1.5 costs 26.30 each now.
-    assert pnl == Pnl(D("537.38"), D("40.5") - D("26.30") * D("1.5"), D(0), D("538.43"), D(5_709_000))
+    assert pnl == Pnl(D("537.38"), D("40.5") - D("26.30") * D("1.5"), D(0), D("538.43"), D(5_709_000), False)
     html = snapshot(sources())["html"]["pnl-now"]
     shown = {
         "total": "+538.43",
@@ -71,6 +71,23 @@ def test_fees_are_those_of_the_settings_on_all_that_was_traded() -> None:
     assert pnl is not None
     assert pnl.fees == D("285.5") + D("570.8")
     assert pnl.total == D("538.43") - pnl.fees
+
+
+def test_fees_of_real_orders_are_those_that_were_charged() -> None:
+    given = statuses.all_statuses()
+    engine = given["engine"].engine
+    assert engine is not None
+    charged = msgspec.structs.replace(engine, fees=D("12.345"))
+    given["engine"] = statuses.status("engine", charged, mode="demo")
+    made = sources(*given.values(), rules=FEES)
+    pnl = made.pnl()
+    assert pnl is not None
+    assert (pnl.fees, pnl.fees_charged) == (D("12.345"), True)
+    assert pnl.total == D("538.43") - D("12.345")
+    shown = snapshot(made)["html"]["pnl-now"]
+    assert ">fees charged<" in shown
+    assert figures(shown)["fees"] == "\u221212.35"
+    assert ">fees by rates<" in snapshot(sources(rules=FEES))["html"]["pnl-now"]
 
 
 def test_without_a_price_to_close_at_there_is_neither_mark_nor_total() -> None:
