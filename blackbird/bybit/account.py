@@ -19,18 +19,21 @@ from blackbird.bybit.account_rows import (
     Row,
     base_fee_rate,
     read_fill,
+    read_free_margin,
     read_order,
     read_position,
     read_wallets,
 )
 from blackbird.bybit.look_ups import LookUpFailed, LookUps
+from blackbird.bybit.margin import Margin
 from blackbird.bybit.rest import RestError
 from blackbird.bybit.rules_book import RulesBook
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.market.instrument import Instrument
 from blackbird.trading.instrument_rules import InstrumentRules, not_tradable
-from blackbird.trading.leg_order import BUY, Fill, Final, NotFound, Taken
+from blackbird.trading.leg_order import BUY, Fill, Final, NotFound, Side, Taken
 from blackbird.trading.orders import Refused
+from blackbird.trading.sizing import MARGIN, MarginTerms
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +49,8 @@ class Account:
     """What is known of the account; orders of ours begin with `link_prefix`.
 
     `on_event` gets what is pushed of them, `on_missed` the exchange's time of a fill that a look-up has
-    found and that was not pushed. `base_fee` is the fraction that a spot buy is believed to pay in what it
-    buys, before the first fill has said it.
+    found and that was not pushed, `on_doubt` has `refresh` called soon. `base_fee` is the fraction that a
+    spot buy is believed to pay in what it buys, before the first fill has said it.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class Account:
         base_fee: Decimal,
         on_event: OnEvent,
         on_missed: Callable[[int], None] = lambda _: None,
+        on_doubt: Callable[[], None] = lambda: None,
     ) -> None:
         self.on_event = on_event
         self._on_missed = on_missed
+        self._on_doubt = on_doubt
         self._look_ups = look_ups
         self._rules = rules
         self._link_prefix = link_prefix
@@ -69,7 +74,7 @@ class Account:
         self._base_fees: dict[Instrument, Decimal] = {}
         self._wallets: dict[str, Decimal] = {}
         self._wallets_at = 0  # the exchange's ms
-        self._positions: dict[str, Decimal] = {}
+        self._margin = Margin()
         self._in_hedge_mode: set[str] = set()
         self._reserved: dict[str, Mapping[str, Decimal]] = {}
         self._seen_fills: dict[str, None] = {}
@@ -85,8 +90,11 @@ class Account:
         return self._base_fees.get(instrument, self._base_fee) if instrument.channel == "spot" else ZERO
 
     def balance(self, coin: str) -> Decimal:
-        """Return how much of a coin is free: in the wallet, and not reserved by a trade that runs."""
-        free = self._wallets.get(coin, ZERO)
+        """Return how much of a coin is free: in the wallet, and not reserved by a trade that runs.
+
+        That of `MARGIN` is in USD.
+        """
+        free = self._margin.free or ZERO if coin == MARGIN else self._wallets.get(coin, ZERO)
         for coins in self._reserved.values():
             free = EXACT.subtract(free, coins.get(coin, ZERO))
         return free
@@ -101,7 +109,15 @@ class Account:
 
     def position(self, instrument: Instrument) -> Decimal:
         """Return the position of a perpetual in base coin as it was pushed last, below zero where short."""
-        return self._positions.get(instrument.symbol, ZERO)
+        return self._margin.positions.get(instrument.symbol, ZERO)
+
+    def margin(self, instrument: Instrument, side: Side) -> MarginTerms | None:
+        """Return what an order needs of the free margin, None where that is not known."""
+        return self._margin.terms(instrument, side)
+
+    def doubt(self) -> None:
+        """Have what the account has asked for again, soon: an order was refused for it."""
+        self._on_doubt()
 
     # --- asking ------------------------------------------------------------------------------
 
@@ -113,7 +129,7 @@ class Account:
         """
         try:
             rules = await self._rules.require(instrument)
-            if instrument.channel == "linear" and instrument.symbol not in self._positions:
+            if instrument.channel == "linear" and instrument.symbol not in self._margin.positions:
                 for position in await self._look_ups.positions(instrument.symbol):
                     self._take_position(position)
         except RestError as error:
@@ -121,14 +137,14 @@ class Account:
         if instrument.symbol in self._in_hedge_mode and instrument.channel == "linear":
             # Asked again by the next order: the mode can be switched.
             self._in_hedge_mode.discard(instrument.symbol)
-            self._positions.pop(instrument.symbol, None)
+            self._margin.forget(instrument.symbol)
             raise Refused(not_tradable(instrument, HEDGE_MODE))
         return rules
 
     def refresh_rules(self, instrument: Instrument) -> None:
         """Learn the instrument's rules and position mode anew: the exchange has refused an order for them."""
         self._rules.refresh(instrument)
-        self._positions.pop(instrument.symbol, None)
+        self._margin.forget(instrument.symbol)
 
     async def look_up(self, link_id: str, instrument: Instrument) -> list[Taken | Fill | Final | NotFound]:
         """Return what the exchange knows of an order, its fills included that were pushed before.
@@ -145,8 +161,10 @@ class Account:
 
     async def refresh(self) -> None:
         """Ask for what pushes may have been missed of: wallets and known positions; raises RestError."""
-        self._wallets = {wallet.coin: wallet.free for wallet in await self._look_ups.wallets()}
-        for symbol in list(self._positions):
+        balances = await self._look_ups.balances()
+        self._wallets = {wallet.coin: wallet.free for wallet in balances.wallets}
+        self._margin.free = balances.free_margin
+        for symbol in list(self._margin.positions):
             for position in await self._look_ups.positions(symbol):
                 self._take_position(position)
 
@@ -199,11 +217,12 @@ class Account:
             return
         self._wallets_at = pushed_at
         self._wallets.update({wallet.coin: wallet.free for wallet in read_wallets(row)})
+        self._margin.free = read_free_margin(row)
 
     def _take_position(self, position: Position) -> None:
         if position.idx != 0:
             self._in_hedge_mode.add(position.symbol)
-        self._positions[position.symbol] = position.size
+        self._margin.take(position)
 
     def _is_ours(self, row: Row) -> bool:
         link_id = row.get("orderLinkId")

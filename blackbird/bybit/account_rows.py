@@ -45,11 +45,15 @@ class Wallet(NamedTuple):
 
 
 class Position(NamedTuple):
-    """A position in base coin, below zero where it is short; `idx` is 0 in one-way mode."""
+    """A position in base coin, below zero where it is short; `idx` is 0 in one-way mode.
+
+    `leverage` is None where the exchange does not say it, as in portfolio margin mode.
+    """
 
     symbol: str
     idx: int
     size: Decimal
+    leverage: Decimal | None = None
 
 
 def read_order(row: Row) -> Taken | Final:
@@ -112,11 +116,22 @@ def read_wallets(row: Row) -> list[Wallet]:
         raise InvalidRow(f"expected a wallet, was a row without ({type(error).__name__}: {error})") from None
 
 
+def read_free_margin(row: Row) -> Decimal | None:
+    """Return what of an account's margin is free, in USD, None where its row does not say it."""
+    try:
+        free = row.get("totalAvailableBalance")
+        return Decimal(free) if free else None
+    except (TypeError, ArithmeticError) as error:
+        raise InvalidRow(f"expected a free margin, was {type(error).__name__}: {error}") from None
+
+
 def read_position(row: Row) -> Position:
     """Return the position in a row; raises InvalidRow."""
     try:
         size = _number(row["size"])
-        return Position(row["symbol"], int(row["positionIdx"]), -size if row["side"] == "Sell" else size)
+        signed = -size if row["side"] == "Sell" else size
+        leverage = _number(row.get("leverage"))
+        return Position(row["symbol"], int(row["positionIdx"]), signed, leverage if leverage > ZERO else None)
     except (LookupError, TypeError, ArithmeticError, ValueError) as error:
         raise InvalidRow(
             f"expected a position, was a row without ({type(error).__name__}: {error})"

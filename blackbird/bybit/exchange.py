@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 LONGEST_GAP_MS = 5000
 # A fill that was not pushed after so long on a stream that is up will not be.
 LONGEST_PUSH_MS = 1000
+# What is free of the margin changes with prices, which is not pushed: asked for this often at most.
+LEAST_ASKING_MS = 5000
 # https://www.bybit.com/en/help-center/article/Trading-Fee-Structure; a buy that is sent too small for its fee
 # leaves its trade unequal.
 VIP_0_SPOT_FEE = Decimal("0.001")
@@ -69,6 +71,7 @@ class Exchange:
             base_fee=base_fee,
             on_event=on_event,
             on_missed=self._on_missed,
+            on_doubt=self._on_doubt,
         )
         self._now = now
         self.legs = LegOrders(
@@ -91,6 +94,7 @@ class Exchange:
         # Set once what the account has was asked for on the present connection of the stream.
         self._refreshed = asyncio.Event()
         self._stale = asyncio.Event()
+        self._asked_at = 0
 
     def trouble(self) -> str | None:
         """Return why no new trade may begin, None where nothing stands against it."""
@@ -137,8 +141,14 @@ class Exchange:
         if is_late and not self.stream.was_down_since(filled_at):
             self.stream.replace("a fill was not pushed")
 
+    def _on_doubt(self) -> None:
+        now = self._now()
+        if not 0 <= now - self._asked_at < LEAST_ASKING_MS:
+            self._asked_at = now
+            self._stale.set()
+
     async def _refresh(self) -> None:
-        """Ask for what may have been missed, after each connection of the stream."""
+        """Ask for what may have been missed, after each connection of the stream and in doubt."""
         backoff = Backoff(0.1, 5)
         while True:
             await self._stale.wait()

@@ -7,6 +7,7 @@ https://bybit-exchange.github.io/docs/v5/order/open-order, .../order/order-list,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from blackbird.bybit.account_rows import (
@@ -16,6 +17,7 @@ from blackbird.bybit.account_rows import (
     Row,
     Wallet,
     read_fill,
+    read_free_margin,
     read_order,
     read_position,
     read_wallets,
@@ -39,6 +41,13 @@ class FoundOrder(NamedTuple):
 
     events: Sequence[Taken | Fill | Final | NotFound]
     fill_rows: Sequence[Row] = ()
+
+
+class Balances(NamedTuple):
+    """Every coin of the account, and what of its margin is free in USD, None where that is not said."""
+
+    wallets: Sequence[Wallet]
+    free_margin: Decimal | None
 
 
 class LookUps:
@@ -111,11 +120,13 @@ class LookUps:
                 return []
             raise
 
-    async def wallets(self) -> list[Wallet]:
-        """Return every coin that the account has; raises RestError."""
+    async def balances(self) -> Balances:
+        """Return what the account has; raises RestError."""
         result = await self._rest.call(lambda session: session.get_wallet_balance(accountType="UNIFIED"))
         try:
-            return [wallet for row in _list(result) for wallet in read_wallets(row)]
+            rows = _list(result)
+            wallets = [wallet for row in rows for wallet in read_wallets(row)]
+            return Balances(wallets, read_free_margin(rows[0]) if rows else None)
         except InvalidRow as error:
             raise RestError(str(error)) from None
 

@@ -20,7 +20,7 @@ from blackbird.trading.leftover_trade import LeftoverState, terms_of
 from blackbird.trading.leg_order import BUY, SELL, Side
 from blackbird.trading.orders import NOT_CONNECTED, OPEN_SPREAD, RATE_LIMIT, Order, Refused
 from blackbird.trading.records import Leftover
-from blackbird.trading.sizing import Sizes, size_order
+from blackbird.trading.sizing import MARGIN, Limits, Margins, NotEnough, Sizes, size_order
 from blackbird.trading.spreads import new_id
 from blackbird.trading.trade import TradeState
 from blackbird.trading.unwinding import LegTerms
@@ -82,15 +82,8 @@ class Admission:
 
         Between check and reservation nothing else happens.
         """
-        order, account = candidate.order, self.exchange.account
-        sizes = size_order(
-            order,
-            candidate.buy,
-            candidate.sell,
-            tolerance_bps=self._price_tolerance,
-            base_fee=account.base_fee(order.buy),
-            free=account.balance,
-        )
+        order = candidate.order
+        sizes = self._sizes(candidate)
         engine.check(order, sizes.buy_limit, sizes.sell_limit)
         if order.action == OPEN_SPREAD and not self.exchange.legs.take_room([order.buy, order.sell]):
             raise Refused(RATE_LIMIT)
@@ -107,6 +100,22 @@ class Admission:
         )
         self.reserve(engine, state)
         return state
+
+    def _sizes(self, candidate: Candidate) -> Sizes:
+        order, account = candidate.order, self.exchange.account
+        try:
+            return size_order(
+                order,
+                candidate.buy,
+                candidate.sell,
+                tolerance_bps=self._price_tolerance,
+                base_fee=account.base_fee(order.buy),
+                free=account.balance,
+                margins=Margins(account.margin(order.buy, BUY), account.margin(order.sell, SELL)),
+            )
+        except NotEnough:
+            account.doubt()
+            raise
 
     async def prepare_leftover(self, leftover: Leftover) -> LeftoverState:
         """Return the trade that is to trade a leftover away; raises Refused."""
@@ -130,24 +139,28 @@ class Admission:
     def reserve(self, engine: TradingEngine, trade: TradeState) -> None:
         """Count what a trade may come to as taken: risk, spreads, and coins of the account."""
         engine.reserve(trade.trade_id, trade.order, trade.sizes.buy_limit, trade.sizes.sell_limit)
-        self.exchange.account.reserve(trade.trade_id, _coins(trade.sizes, trade.buy, trade.sell))
+        self.exchange.account.reserve(trade.trade_id, self._coins(trade))
 
     def release(self, trade_id: str) -> None:
         """Count nothing of the account as taken by a trade any more."""
         self.exchange.account.release(trade_id)
 
+    def _coins(self, trade: TradeState) -> Mapping[str, Decimal]:
+        """Return what a trade may spend of coins in the wallet, and what it may need of the margin."""
+        sizes, buy, sell = trade.sizes, trade.buy.rules, trade.sell.rules
+        coins: dict[str, Decimal] = {}
+        if _is_spot(buy.instrument):
+            coins[buy.quote] = EXACT.multiply(sizes.buy_quantity, sizes.buy_limit)
+        if _is_spot(sell.instrument):
+            coins[sell.base] = sizes.sell_quantity
+        account = self.exchange.account
+        margins = Margins(account.margin(buy.instrument, BUY), account.margin(sell.instrument, SELL))
+        if any(margins):
+            coins[MARGIN] = margins.needed(sizes.size, Limits(sizes.buy_limit, sizes.sell_limit))
+        return coins
+
     def _terms(self, rules: InstrumentRules, side: Side, limit: Decimal) -> LegTerms:
         return LegTerms(rules, side, limit, self.exchange.account.base_fee(rules.instrument))
-
-
-def _coins(sizes: Sizes, buy: LegTerms, sell: LegTerms) -> Mapping[str, Decimal]:
-    """Return what a trade may spend of coins in the wallet."""
-    coins: dict[str, Decimal] = {}
-    if _is_spot(buy.rules.instrument):
-        coins[buy.rules.quote] = EXACT.multiply(sizes.buy_quantity, sizes.buy_limit)
-    if _is_spot(sell.rules.instrument):
-        coins[sell.rules.base] = sizes.sell_quantity
-    return coins
 
 
 def _is_spot(instrument: Instrument) -> bool:

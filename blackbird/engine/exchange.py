@@ -8,7 +8,8 @@ from typing import Protocol
 
 from blackbird.market.instrument import Instrument
 from blackbird.trading.instrument_rules import InstrumentRules
-from blackbird.trading.leg_order import Fill, Final, LegOrder, LegRefused, NotFound, Taken, Unknown
+from blackbird.trading.leg_order import Fill, Final, LegOrder, LegRefused, NotFound, Side, Taken, Unknown
+from blackbird.trading.sizing import MarginTerms
 
 Pushed = Taken | Fill | Final
 Found = Taken | Fill | Final | NotFound
@@ -39,6 +40,12 @@ class Account(Protocol):
 
     def balance(self, coin: str) -> Decimal:
         """Return how much of a coin is free and not reserved."""
+
+    def margin(self, instrument: Instrument, side: Side) -> MarginTerms | None:
+        """Return what an order needs of the balance of `MARGIN`, None where that is not known."""
+
+    def doubt(self) -> None:
+        """Have what the account has asked for again, soon."""
 
     def reserve(self, trade_id: str, coins: Mapping[str, Decimal]) -> None:
         """Set aside what a trade may spend, until `release`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,11 +25,16 @@ from blackbird.trading.instrument_rules import (
 from blackbird.trading.leg_order import BUY, SELL
 from blackbird.trading.orders import OPEN_SPREAD, Order, Refused
 
-# Returns the free amount of a coin.
+# Returns the free amount of a coin, of `MARGIN` in USD.
 Free = Callable[[str], Decimal]
+MARGIN = "margin"
 TEN_THOUSAND = Decimal(10_000)
 HALF = Decimal("0.5")
 ONE = Decimal(1)
+
+
+class NotEnough(Refused):
+    """The account has too little of something."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -36,6 +42,43 @@ class Limits(msgspec.Struct, frozen=True):
 
     buy: Decimal
     sell: Decimal
+
+
+class MarginTerms(NamedTuple):
+    """What an order needs of the free margin: nothing for `reducing` base coin, `rate` x its value beyond."""
+
+    reducing: Decimal
+    rate: Decimal
+
+
+class Margins(NamedTuple):
+    """What both legs need of the free margin, None where that is not known, as for spot, which needs none."""
+
+    buy: MarginTerms | None = None
+    sell: MarginTerms | None = None
+
+    def needed(self, size: Decimal, limits: Limits) -> Decimal:
+        """Return what `size` of both legs needs, in USD; the quote coins count as such."""
+        total = ZERO
+        for terms, price in zip(self, limits_of(limits), strict=True):
+            if terms is not None:
+                beyond = max(EXACT.subtract(size, terms.reducing), ZERO)
+                total = EXACT.add(total, EXACT.multiply(EXACT.multiply(beyond, price), terms.rate))
+        return total
+
+    def most(self, free: Decimal, limits: Limits) -> Decimal:
+        """Return a size of both legs that `free` is enough for: the largest one where one leg needs some."""
+        known = [(terms, price) for terms, price in zip(self, limits_of(limits), strict=True) if terms]
+        per_unit = sum((EXACT.multiply(price, terms.rate) for terms, price in known), ZERO)
+        return EXACT.add(min(terms.reducing for terms, _ in known), divide(max(free, ZERO), per_unit))
+
+
+NO_MARGINS = Margins()
+
+
+def limits_of(limits: Limits) -> tuple[Decimal, Decimal]:
+    """Return the limits as those of the buy leg and of the sell leg."""
+    return limits.buy, limits.sell
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -59,11 +102,12 @@ def size_order(
     tolerance_bps: Decimal,
     base_fee: Decimal,
     free: Free,
+    margins: Margins = NO_MARGINS,
 ) -> Sizes:
     """Return what to send of `order` by the rules of its legs; raises Refused with the reply's text.
 
     `tolerance_bps` is how far from the order's prices the limits are, `base_fee` the fraction that the
-    exchange takes out of what a spot buy buys.
+    exchange takes out of what a spot buy buys. A close is not measured by its margin: it frees some.
     """
     check_tradable(buy, sell)
     limits = limit_prices(order, buy, sell, tolerance_bps)
@@ -76,7 +120,11 @@ def size_order(
         coin = _scarce_coin(buy, sell, size, free)
         size = affordable
         if not _is_enough(size, buy, sell, limits):
-            raise Refused(f"not enough {coin}")
+            raise NotEnough(f"not enough {coin}")
+    if order.action == OPEN_SPREAD and any(margins):
+        size = min(size, round_down(margins.most(free(MARGIN), limits), step))
+        if not _is_enough(size, buy, sell, limits):
+            raise NotEnough(f"not enough {MARGIN}")
     return Sizes(size, gross_up(size, buy.step, fee), size, limits.buy, limits.sell)
 
 
@@ -159,7 +207,7 @@ def _affordable(
     fee: Decimal,
     free: Free,
 ) -> Decimal:
-    """Return how much of `size` the account has the coins for; margin is the exchange's to check."""
+    """Return how much of `size` the account has the coins for."""
     if sell.instrument.channel == "spot":
         size = min(size, round_down(max(free(sell.base), ZERO), step))
     if buy.instrument.channel == "spot":

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from blackbird.bybit.account import Pushed
+from blackbird.bybit.account_rows import Position
 from blackbird.bybit.connection import Connector
 from blackbird.bybit.exchange import Exchange, ExchangeUrls
 from blackbird.bybit.look_ups import LookUpFailed
+from blackbird.bybit.margin import Margin
 from blackbird.bybit.private_stream import PING_SECONDS
 from blackbird.bybit.rest import Credentials
 from blackbird.bybit.start_checks import check_account
@@ -23,6 +25,7 @@ from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.process import InvalidSetup
 from blackbird.trading.leg_order import Fill, Final, LegOrder, NotFound, Taken
 from blackbird.trading.orders import Refused
+from blackbird.trading.sizing import MARGIN, MarginTerms
 from local_exchange.process import ExchangeProcess
 from tests.support.bybit_account import KEY, PATIENCE, SECRET, Trader
 
@@ -429,3 +432,43 @@ def test_exchange_that_does_not_answer_is_waited_for(local: ExchangeProcess) -> 
 def test_key_that_tells_nothing_of_itself_is_taken(local: ExchangeProcess) -> None:
     local.fault("refuse", path="/v5/user/query-api", code=10032, text="Demo trading are not supported.")
     assert start(local) is None
+
+
+def test_margin_that_is_free_and_what_an_order_needs_of_it_follow_the_account(local: ExchangeProcess) -> None:
+    async def work(client: Client) -> None:
+        account = client.account
+        assert account.margin(PERP, "Buy") is None, "not known before it was asked for"
+        await account.prepare(PERP)
+        assert account.margin(PERP, "Buy") == MarginTerms(Decimal(0), Decimal("0.1011"))
+        assert account.margin(SPOT, "Buy") is None
+        free = account.balance(MARGIN)
+        assert free > 0
+        link_id = await client.buy("margin")
+        await client.over(link_id)
+        await client.until(lambda: account.position(PERP) == Decimal("0.15"), "the position")
+        await client.until(lambda: account.balance(MARGIN) < free - 900, "the margin that it binds")
+        assert account.margin(PERP, "Buy") == MarginTerms(Decimal(0), Decimal("0.1011"))
+        assert account.margin(PERP, "Sell") == MarginTerms(Decimal("0.15"), Decimal("0.1011"))
+        bound = account.balance(MARGIN)
+        account.reserve("trade", {MARGIN: Decimal(100)})
+        assert account.balance(MARGIN) == bound - 100
+        account.release("trade")
+        # Prices change it too, which is not pushed.
+        client.local.post(
+            "/book", channel="linear", symbol="BTCPERP", b=[["69999.0", "9"]], a=[["70001.0", "9"]]
+        )
+        account.doubt()
+        await client.until(lambda: account.balance(MARGIN) > bound, "what it is now")
+
+    run(local, work)
+
+
+def test_margin_is_not_known_where_the_exchange_does_not_say_it() -> None:
+    margin = Margin()
+    margin.take(Position("BTCPERP", 0, Decimal(1)))
+    margin.free = Decimal(1)
+    assert margin.terms(PERP, "Buy") is None, "no leverage in portfolio margin mode"
+    margin.take(Position("BTCPERP", 0, Decimal(1), Decimal(10)))
+    assert margin.terms(PERP, "Buy") is not None
+    margin.free = None
+    assert margin.terms(PERP, "Buy") is None, "nothing is said in isolated margin mode"

@@ -25,8 +25,9 @@ from blackbird.runtime.clock import milliseconds
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.instrument_rules import InstrumentRules
 from blackbird.trading.leftover_trade import OpenTrade
-from blackbird.trading.leg_order import Fill, Final, LegOrder, LegRefused, NotFound, Taken, Unknown
+from blackbird.trading.leg_order import Fill, Final, LegOrder, LegRefused, NotFound, Side, Taken, Unknown
 from blackbird.trading.orders import Order, Reply, decode_reply, encode_order
+from blackbird.trading.sizing import MarginTerms
 from tests.support.fake_history import FakeHistory
 from tests.support.trade_model import rules
 
@@ -42,6 +43,8 @@ class FakeAccount:
         self.reserved: dict[str, Mapping[str, Decimal]] = {}
         self.found: dict[str, list[Found]] = {}
         self.look_ups: list[str] = []
+        self.margins: dict[Instrument, MarginTerms] = {}
+        self.doubts = 0
         self.is_silent = False
         self.prepared: Callable[[Instrument], Awaitable[None]] | None = None
 
@@ -56,6 +59,13 @@ class FakeAccount:
 
     def balance(self, coin: str) -> Decimal:
         return self.balances.get(coin, Decimal(1_000_000))
+
+    def margin(self, instrument: Instrument, side: Side) -> MarginTerms | None:
+        del side
+        return self.margins.get(instrument)
+
+    def doubt(self) -> None:
+        self.doubts += 1
 
     def reserve(self, trade_id: str, coins: Mapping[str, Decimal]) -> None:
         self.reserved[trade_id] = coins

@@ -614,6 +614,25 @@ def test_account_without_the_coin_sends_nothing(start: Start, length: Length) ->
     length.report(f"{asked} orders in {seconds:.0f} s without the coin: none sent, `not enough BTC`")
 
 
+def test_account_without_margin_sends_nothing(start: Start) -> None:
+    empty = (word for coin in (*COINS, "USDT", "USDC") for word in ("--balance", f"{coin}=0"))
+    system = start(*empty, "--balance", "BTC=1", "--leverage", "0.5")
+    system.set_book(spot("BTC"), Decimal(64200), Decimal("64200.1"))
+    # The perpetual that hedges the sale needs twice its value, and takes up all of the margin.
+    reply = system.trade(system.opening(size="1", buy=perp("BTC"), sell=spot("BTC")))
+    assert is_acked(reply)
+    assert Decimal("0.4") < reply["size"] < Decimal("0.6")
+    # There is money for the spot leg, and nothing to hedge it with.
+    refused = {"status": "NOT ACK", "info": "not enough margin"}
+    wait_for(lambda: system.trade(system.opening("ETH", size="1")) == refused, "the margin used up")
+    sent = len(system.exchange.get("/orders"))
+    for _ in range(3):
+        assert system.trade(system.opening("ETH", size="1")) == refused
+    assert len(system.exchange.get("/orders")) == sent
+    assert system.truth().wallets["USDT"] > 20_000
+    system.check()
+
+
 def short_spot(system: RealSystem) -> Message:
     return system.opening(size="0.1", buy=perp("BTC"), sell=spot("BTC"), buy_price=Decimal(63000))
 

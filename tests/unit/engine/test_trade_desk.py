@@ -24,6 +24,7 @@ from blackbird.trading.orders import (
     encode_leftover_request,
 )
 from blackbird.trading.records import Booking, Leftover, Record
+from blackbird.trading.sizing import MARGIN, MarginTerms
 from blackbird.trading.spreads import Pair
 from blackbird.trading.trade import TradeState
 from blackbird.trading.unwinding import TRIES
@@ -533,6 +534,30 @@ def test_fill_that_comes_after_the_trade_was_booked_is_left_over(play: Callable[
         (_, booking) = scene.journal.pending(10)
         assert isinstance(booking, Booking)
         assert booking.fills == (late,)
+
+    play(script, exchange)
+
+
+def test_trades_that_run_have_their_margin_set_aside(play: Callable[..., DeskScene]) -> None:
+    exchange = FakeExchange()
+    held = Held(exchange)
+    exchange.account.margins = {PERP: MarginTerms(Decimal(0), Decimal("0.1"))}
+    exchange.account.balances = {MARGIN: Decimal(1000)}
+
+    async def script(scene: DeskScene) -> None:
+        await scene.take(request(1, order()))
+        await scene.until(lambda: len(exchange.sent) == 2)
+        (coins,) = exchange.account.reserved.values()
+        assert 640 < coins[MARGIN] < 643
+        exchange.account.balances = {MARGIN: Decimal(1)}
+        await scene.take(request(2, order()))
+        (reply,) = await scene.replied()
+        assert (reply.status, reply.info) == ("NOT ACK", "not enough margin")
+        assert exchange.account.doubts == 1
+        held.released.set()
+        await scene.replied(2)
+        assert exchange.account.reserved == {}
+        assert len(exchange.sent) == 2
 
     play(script, exchange)
 

@@ -11,7 +11,17 @@ import pytest
 from blackbird.market.instrument import Instrument
 from blackbird.trading.instrument_rules import InstrumentRules, common_step, round_down, round_up
 from blackbird.trading.orders import CLOSE_SPREAD, OPEN_SPREAD, Order, Refused
-from blackbird.trading.sizing import Sizes, gross_up, limit_prices, size_order
+from blackbird.trading.sizing import (
+    MARGIN,
+    NO_MARGINS,
+    Limits,
+    Margins,
+    MarginTerms,
+    Sizes,
+    gross_up,
+    limit_prices,
+    size_order,
+)
 
 SPOT = Instrument("spot", "BTCUSDT")
 PERP = Instrument("linear", "BTCPERP")
@@ -73,6 +83,7 @@ def sized(
     fee: str = "0.001",
     free: Callable[[str], Decimal] = lambda _: PLENTY,
     tolerance: Decimal = FIVE_BPS,
+    margins: Margins = NO_MARGINS,
 ) -> Sizes:
     return size_order(
         asked,
@@ -81,6 +92,7 @@ def sized(
         tolerance_bps=tolerance,
         base_fee=Decimal(fee),
         free=free,
+        margins=margins,
     )
 
 
@@ -253,3 +265,41 @@ def check_sizes(
         assert sizes.sell_quantity <= money
     if asked.action == OPEN_SPREAD and asked.sell_price > asked.buy_price:
         assert sizes.sell_limit >= sizes.buy_limit
+
+
+TENTH = MarginTerms(Decimal(0), Decimal("0.1"))
+
+
+def with_margin(amount: str) -> Callable[[str], Decimal]:
+    return lambda coin: Decimal(amount) if coin == MARGIN else PLENTY
+
+
+def test_size_is_cut_to_the_margin_that_is_free() -> None:
+    margins = Margins(sell=TENTH)
+    sizes = sized(order("0.1"), margins=margins, free=with_margin("500"))
+    assert sizes.size == round_down(Decimal(5000) / sizes.sell_limit, Decimal("0.001"))
+    assert margins.needed(sizes.size, Limits(sizes.buy_limit, sizes.sell_limit)) <= 500
+    assert sized(order("0.1"), margins=margins, free=with_margin("641.9")).size == Decimal("0.1")
+
+
+def test_account_without_margin_is_refused_with_the_reason() -> None:
+    assert refusal(order("0.1"), margins=Margins(sell=TENTH), free=with_margin("0.1")) == "not enough margin"
+    assert refusal(order("0.1"), margins=Margins(sell=TENTH), free=with_margin("-3")) == "not enough margin"
+
+
+def test_no_margin_is_needed_for_what_reduces_a_position() -> None:
+    reducing = MarginTerms(Decimal("0.06"), Decimal("0.1"))
+    assert sized(order("0.1"), margins=Margins(sell=reducing), free=with_margin("0")).size == Decimal("0.06")
+    assert sized(order("0.1"), margins=Margins(sell=reducing), free=with_margin("400")).size == Decimal("0.1")
+
+
+def test_close_is_not_measured_by_its_margin() -> None:
+    closing = order("0.1", action=CLOSE_SPREAD)
+    assert sized(closing, margins=Margins(sell=TENTH), free=with_margin("0")).size == Decimal("0.1")
+
+
+def test_both_legs_of_two_perpetuals_need_margin() -> None:
+    margins = Margins(TENTH, TENTH)
+    limits = Limits(Decimal(60_000), Decimal(40_000))
+    assert margins.most(Decimal(1000), limits) == Decimal("0.1")
+    assert margins.needed(Decimal("0.1"), limits) == 1000
