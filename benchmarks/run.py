@@ -33,6 +33,7 @@ BENCHMARKS = {
     "status": "what a status of the signal engine costs, without a broker",
     "monitor": "the page: CPU and memory with and without viewers, and how soon old figures are grey",
     "cryptofeed_comparison": "cryptofeed's order book and backends on the same messages",
+    "peers": "books of nautilus_trader and hftbacktest on the same messages",
 }
 
 
