@@ -1,10 +1,11 @@
 """Books of nautilus_trader and hftbacktest on the same market, next to ours.
 
 Each program gets the same messages in the form that it keeps in memory for a run, applies one after the other
-and asks for the best prices after each; CPU time counts. They are brought into an environment of their own under `.tools` by
-uv; where that fails the comparison is left out. It is no ceiling, and there is no target: ours checks each
-message (sequence, times, decimals) and keeps prices as exact decimals, nautilus_trader keeps them as integers
-of a fixed precision, and hftbacktest as floats of a fixed tick in compiled code, without objects.
+and asks for the best prices after each; CPU time counts. They are brought into an environment of their own
+under `.tools` by uv; where that fails the comparison is left out. It is no ceiling, and there is no target:
+ours checks each message (sequence, times, decimals) and keeps prices as exact decimals, nautilus_trader keeps
+them as integers of a fixed precision, and hftbacktest as floats of a fixed tick in compiled code, without
+objects.
 """
 
 from __future__ import annotations
