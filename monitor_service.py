@@ -30,6 +30,7 @@ from blackbird.broker.topology import STATUS
 from blackbird.bybit.environment import OrderMode
 from blackbird.market.fields import InvalidMessage
 from blackbird.monitor.app import create_app
+from blackbird.monitor.backfill import Backfill
 from blackbird.monitor.board import Board
 from blackbird.monitor.database import DatabaseReader, Facts
 from blackbird.monitor.history import History
@@ -75,6 +76,7 @@ class MonitorService:
         self._rules = rules
         self._board = Board()
         self._history = History()
+        self._backfill = Backfill(self._board, self._history)
         self._queues = QueueWatch(partial(Session.open, broker))
         self._facts: Facts | None = None
         self._thread = WorkerThread("database")
@@ -139,7 +141,8 @@ class MonitorService:
     async def _read_database(self) -> None:
         while True:
             try:
-                facts = await self._thread.run(self._database.read)
+                self._take(await self._thread.run(self._database.read))
+                await self._fill()
             except (DatabaseUnavailable, RowsRejected) as error:
                 self._is_away = True
                 self._away.warn("the database can't be read: %s", error)
@@ -147,8 +150,13 @@ class MonitorService:
                 if self._is_away:
                     self._is_away = False
                     self._away.resolved("the database is read again")
-                self._take(facts)
             await asyncio.sleep(DATABASE_SECONDS)
+
+    async def _fill(self) -> None:
+        """Read the next quotes that were stored before the monitor ran, if there are any left to read."""
+        span = self._backfill.next_span(milliseconds() // 1000)
+        if span is not None:
+            self._backfill.take(await self._thread.run(partial(self._database.quotes, *span)))
 
     def _take(self, facts: Facts) -> None:
         self._facts = facts

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from blackbird.market.instrument import Instrument
+from blackbird.monitor.backfill import StoredQuote
 from blackbird.runtime.clock import milliseconds
 
 T = TypeVar("T")
@@ -81,6 +82,19 @@ class DatabaseReader:
             self._note_growth(began)
         free, total = self._disk()
         return Facts(began, is_other, trades, dict(self._sizes), free, total, self._bytes_per_day)
+
+    def quotes(self, begin: int, end: int) -> list[StoredQuote]:
+        """Return the stored quotes of some seconds since 1970, `end` excluded; raises DatabaseUnavailable."""
+
+        def read(cursor: Any) -> list[StoredQuote]:
+            cursor.execute(
+                "SELECT quoted_at / 1000, channel, symbol_name, bid, ask FROM bybit.quote"
+                " WHERE quoted_at >= %s AND quoted_at < %s",
+                (1000 * begin, 1000 * end),
+            )
+            return [StoredQuote(row[0], Instrument(*row[1:3]), *row[3:]) for row in cursor]
+
+        return self._database.transaction(read)
 
     def _read(self, cursor: Any) -> tuple[bool, list[Trade]]:
         cursor.execute("SELECT id::text FROM bybit.history")

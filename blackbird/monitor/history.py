@@ -37,6 +37,13 @@ class _Series:
         self.values[second % SECONDS] = value
         self.last = second
 
+    def fill(self, second: int, value: float) -> None:
+        """Set the value of a second that has none."""
+        if second > self.last:
+            self.put(second, value)
+        elif second > self.last - SECONDS and math.isnan(self.values[second % SECONDS]):
+            self.values[second % SECONDS] = value
+
     def read(self, seconds: Sequence[int]) -> list[float | None]:
         """Return the values of some seconds, None where there is none."""
         oldest = self.last - SECONDS
@@ -106,6 +113,15 @@ class History:
         if len(self._spreads) > MOST_PAIRS:
             del self._spreads[next(iter(self._spreads))]
         series[legs[0] != long].put(second, spread)
+        self._span(second)
+
+    def fill_spread(self, second: int, long: Instrument, short: Instrument, spread: float) -> None:
+        """Note what a spread was, unless that second is known, or there is no room for the pair."""
+        legs = legs_of(long, short)
+        if legs not in self._spreads and len(self._spreads) >= MOST_PAIRS:
+            return
+        series = self._spreads.setdefault(legs, (_Series(), _Series()))
+        series[legs[0] != long].fill(second, spread)
         self._span(second)
 
     def add_pnl(self, second: int, total: float, closed: float) -> None:

@@ -103,6 +103,26 @@ def test_a_service_that_stops_is_named_where_one_looks_for_the_reason(
     viewer.wait("document.getElementById('troubles').textContent.includes('engine: not heard for')")
 
 
+def test_a_monitor_that_starts_shows_the_spreads_that_were_stored_before(
+    browser: Browser, place: Workspace, publishing: statuses.Publishing, port: int
+) -> None:
+    del publishing
+    spot, perp = statuses.legs(0)
+    newest = statuses.now_ms() // 1000 - 1
+    for leg, bid, ask in ((spot, 126.2, 126.3), (perp, 100.1, 100.2)):
+        place.query(
+            "INSERT INTO bybit.quote (quoted_at, channel, symbol_name, state, bid, ask, received_at)"
+            " SELECT 1000 * second, %s, %s, 'in sync', %s, %s, 1000 * second"
+            " FROM generate_series(%s::bigint, %s::bigint) AS second RETURNING 1",
+            *(leg.channel, leg.symbol, bid, ask, newest - 600, newest),
+        )
+    start_monitor(place, port)
+    viewer = open_page(browser, port)
+    viewer.wait("spread.data[0].length > 600")
+    then = viewer.page.evaluate("at => spread.data[0].indexOf(at)", newest - 300)
+    assert viewer.page.evaluate("at => [spread.data[1][at], spread.data[2][at]]", then) == [26.2, 26.0]
+
+
 def test_a_broker_that_falls_silent_greys_all_that_comes_through_it(
     browser: Browser, place: Workspace, publishing: statuses.Publishing, port: int
 ) -> None:
