@@ -41,6 +41,7 @@ TOO_OLD = 10002
 
 T = TypeVar("T")
 Fate = Literal["taken", "reply lost", "request lost", "refused"]
+PushOrder = Literal["fills first", "end first", "twice", "backwards"]
 
 
 def rules(instrument: Instrument, *, least_value: str = "5") -> InstrumentRules:
@@ -98,7 +99,8 @@ class Behaviour:
     """What the exchange does with the sendings and orders, in their order; the last goes for all others.
 
     `filled` are shares of the orders, `lags` milliseconds until an order can be looked up, `push_delays`
-    those until its pushes arrive, None where they get lost. `crash_after` are the numbers of the trade's
+    those until its pushes arrive, None where they get lost; they come before the reply where it is shorter
+    than the reply's. `crash_after` are the numbers of the trade's
     steps after which its process dies, to be resumed from the journal, `crash_before` those in the middle of
     which it dies: between journal and exchange.
     """
@@ -107,6 +109,7 @@ class Behaviour:
     filled: list[str] = field(default_factory=lambda: ["1"])
     lags: list[int] = field(default_factory=lambda: [0])
     push_delays: list[int | None] = field(default_factory=lambda: [3])
+    push_orders: list[PushOrder] = field(default_factory=lambda: ["fills first"])
     failing_look_ups: int = 0
     base_fee: str = "0"
     crash_after: set[int] = field(default_factory=set)
@@ -142,7 +145,15 @@ class TradeModel:
     def run(self, most_ms: int = 600_000) -> Trade:
         """Return the trade when it is over and nothing is on its way to it any more."""
         self._do(self.trade.start(self.now))
-        while not self.trade.is_over or self._events:
+        return self._go_on(most_ms, lambda: not self.trade.is_over or bool(self._events))
+
+    def run_until_over(self, most_ms: int = 600_000) -> Trade:
+        """Return the trade as soon as it is over: pushes may be on their way to it."""
+        self._do(self.trade.start(self.now))
+        return self._go_on(most_ms, lambda: not self.trade.is_over)
+
+    def _go_on(self, most_ms: int, goes_on: Callable[[], bool]) -> Trade:
+        while goes_on():
             wake_at = self.trade.wake_at
             times = [self._events[0][0]] if self._events else []
             if wake_at is not None:
@@ -157,9 +168,14 @@ class TradeModel:
         return self.trade
 
     @property
+    def executions(self) -> list[Fill]:
+        """All executions that there were."""
+        return [fill for kept in self.taken.values() for fill in kept.fills]
+
+    @property
     def fills(self) -> set[str]:
-        """The ids of all executions that there were."""
-        return {fill.exec_id for kept in self.taken.values() for fill in kept.fills}
+        """Their ids."""
+        return {fill.exec_id for fill in self.executions}
 
     def at(self, milliseconds: int, action: Callable[[], None], *, of_process: bool = False) -> None:
         """Do something then; what is `of_process` dies with the trade's process."""
@@ -243,7 +259,7 @@ class TradeModel:
         delay = _nth(self.behaviour.push_delays, number)
         if delay is not None:
             events: list[LegEvent] = [*kept.fills, Final(order.link_id, quantity)]
-            for event in events:
+            for event in in_order(events, _nth(self.behaviour.push_orders, number)):
                 self._tell(delay, event)
 
     def _fill(self, order: LegOrder, quantity: Decimal, number: int) -> Fill:
@@ -282,6 +298,15 @@ class TradeModel:
             )
 
         self.at(4, tell, of_process=True)
+
+
+def in_order(events: list[LegEvent], order: PushOrder) -> list[LegEvent]:
+    """Return fills and end of an order as the stream may have them."""
+    if order == "end first":
+        return [events[-1], *events[:-1]]
+    if order == "backwards":
+        return events[::-1]
+    return events * 2 if order == "twice" else events
 
 
 def _nth(values: list[T], number: int) -> T:

@@ -531,7 +531,7 @@ def servers() -> Iterator[ServerPair]:
 
 def test_books_agree_after_hundreds_of_orders_of_which_many_fail(start: Start) -> None:
     events = {"kill": 2, "stop": 1, "drop": 2, "restart": 1}
-    trade_in_chaos(start(), Chaos, events, 300)
+    trade_in_chaos(start(), Chaos, events, 150)
 
 
 @pytest.mark.acceptance
@@ -583,13 +583,17 @@ def trade_in_chaos(
 def check_known_answers(system: RealSystem, trading: Trading) -> None:
     """Check that a new engine gives the answers that were given, and has the exposures of the rows."""
     assert system.running.stop() == 0
+    # From its start on the new engine trades leftovers away.
+    stopped_at = time.time_ns() // 1_000_000
     engine = system.start()
     again = OrderClient(system.place)
     for order_id, reply in random.Random(1).sample(sorted(trading.replies.items()), 100):
         assert again.ask(trading.orders[order_id]) == reply
     pnl, exposures = state_at_start(engine)
     rows = system.place.query(
-        'SELECT channel, symbol_name, -sum(flux) FROM bybit."order" GROUP BY channel, symbol_name'
+        'SELECT channel, symbol_name, -sum(flux) FROM bybit."order" WHERE placed_at <= %s'
+        " GROUP BY channel, symbol_name",
+        stopped_at,
     )
     assert {leg: exposure for leg, exposure in exposures.items() if exposure} == {
         (channel, symbol): exposure for channel, symbol, exposure in rows if exposure

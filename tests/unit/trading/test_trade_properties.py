@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +11,13 @@ from hypothesis import strategies as st
 from blackbird.trading.leg_order import BUY, SELL
 from blackbird.trading.order_sequence import WINDOW_MS
 from blackbird.trading.sent_order import MOST_SENDINGS
+from blackbird.trading.settlement import late_fills
+from blackbird.trading.spreads import pair_of
 from blackbird.trading.trade import Trade, TradeState
+from blackbird.trading.trade_outcome import outcome_of
 from blackbird.trading.unwinding import TRIES, need_to_go_back
-from tests.support.trade_model import START, Behaviour, TradeModel, new_state
+from tests.support.real_trades import RULES, net_cash, net_sizes, new_engine
+from tests.support.trade_model import PERP, SPOT, START, Behaviour, TradeModel, new_state
 
 FATES = st.sampled_from(["taken", "taken", "taken", "reply lost", "request lost", "refused"])
 SHARES = st.sampled_from(["1", "1", "0.5", "0.377", "0.004", "0"])
@@ -24,6 +29,9 @@ behaviours = st.builds(
     # Look-ups may lag for long, as pushes or patience make up for it.
     lags=st.lists(st.sampled_from([0, 0, 100, 2_900, 12_000]), min_size=1, max_size=8),
     push_delays=st.lists(st.sampled_from([0, 3, 400, 2_500, None]), min_size=1, max_size=8),
+    push_orders=st.lists(
+        st.sampled_from(["fills first", "end first", "twice", "backwards"]), min_size=1, max_size=8
+    ),
     failing_look_ups=st.integers(0, 30),
     base_fee=st.sampled_from(["0", "0.001", "0.0018"]),
     crash_after=st.sets(st.integers(1, 60), max_size=4),
@@ -84,6 +92,45 @@ def test_no_order_is_sent_while_an_earlier_one_is_not_over(state: TradeState, be
     model = TradeModel(state, behaviour)
     model.run()
     assert not model.overlaps
+
+
+# Executions of which the exchange says nothing for longer than anybody waits.
+hidden = st.builds(
+    Behaviour,
+    fates=st.lists(FATES, min_size=1, max_size=16),
+    filled=st.lists(SHARES, min_size=1, max_size=16),
+    lags=st.lists(st.sampled_from([0, 12_000, 400_000]), min_size=1, max_size=8),
+    push_delays=st.lists(st.sampled_from([3, 40_000, 500_000]), min_size=1, max_size=8),
+    push_orders=st.lists(st.sampled_from(["fills first", "backwards"]), min_size=1, max_size=8),
+    base_fee=st.sampled_from(["0", "0.001"]),
+    crash_after=st.sets(st.integers(1, 30), max_size=3),
+    crash_before=st.sets(st.integers(1, 30), max_size=3),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(states, hidden, st.data())
+def test_books_come_to_all_that_was_filled_however_late_it_is_known(
+    state: TradeState, behaviour: Behaviour, data: st.DataObject
+) -> None:
+    model = TradeModel(state, behaviour)
+    trade = model.run_until_over()
+    engine = new_engine(limit="1e12")
+    outcome = outcome_of(trade, model.now)
+    engine.book(outcome)
+    known = {fill.exec_id for fill in outcome.fills}
+    assert known <= model.fills
+    late = [fill for fill in model.executions if fill.exec_id not in known]
+    for fill in data.draw(st.permutations(late)):
+        number = engine.leftovers.next_number(outcome.trade_id)
+        pair = pair_of(outcome.order)
+        engine.amend(late_fills(outcome.trade_id, [fill], RULES, pair, number, model.now))
+    flux = {leg: Fraction(-engine.risks.get(leg, 0)) for leg in (SPOT, PERP)}
+    for leg in (SPOT, PERP):
+        assert engine.held(leg) == net_sizes(model.executions).get(leg, 0)
+        assert flux[leg] - Fraction(engine.leftovers.paid(leg)) == net_cash(model.executions).get(leg, 0)
+    assert engine.pnl == sum(flux.values())
+    assert engine.positions.get(SPOT, 0) == -engine.positions.get(PERP, 0), "what is booked is hedged"
 
 
 def _tries(trade: Trade, instrument: object, side: str) -> int:
