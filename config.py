@@ -231,6 +231,7 @@ class Servers(_Variables):
     CONTAINER_NAME_DB: Text = "timescaledb"
     CONTAINER_NAME_RABBITMQ: Text = "rabbitMQ"
     POSTGRES_BIN_PATH: str = ""
+    RABBITMQ_RELEASE: Literal["installed", "3.10", "4.0", "4.3"] = "installed"
     USE_FOREIGN_SERVERS: Switch = False
 
     # setup.sh metrics

@@ -20,6 +20,7 @@ usage: ./setup.sh                            bring uv, the Python environment an
 Settings come from the environment, then from variables.env. Other ports and folders
 (POSTGRES_PORT, PGDATA_PATH, RABBITMQ_PORT, RABBITMQ_MANAGEMENT_PORT, RABBITMQ_DATA_PATH,
 with Docker CONTAINER_NAME_DB and CONTAINER_NAME_RABBITMQ too) are another pair of servers.
+RABBITMQ_RELEASE=3.10, 4.0 or 4.3 is a native RabbitMQ of that release, whatever is installed.
 TEXT
 }
 
@@ -35,6 +36,8 @@ version() { sed -n 's/^version = "\(.*\)"$/blackbird \1/p' "$here/pyproject.toml
 . "$here/deploy/infrastructure/docker.sh"
 # shellcheck source=deploy/infrastructure/native_database.sh
 . "$here/deploy/infrastructure/native_database.sh"
+# shellcheck source=deploy/infrastructure/rabbitmq_release.sh
+. "$here/deploy/infrastructure/rabbitmq_release.sh"
 # shellcheck source=deploy/infrastructure/native_broker.sh
 . "$here/deploy/infrastructure/native_broker.sh"
 # shellcheck source=deploy/infrastructure/servers.sh

@@ -11,7 +11,7 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.session import Session, SessionLost
-from blackbird.broker.topology import COLLECTOR_NUMBERS, COLLECTOR_SUBSCRIPTIONS, RESYNC
+from blackbird.broker.topology import COLLECTOR_NUMBERS, COLLECTOR_SUBSCRIPTIONS, PERSISTENT, RESYNC, is_worn
 from blackbird.collector.publisher import FeedPublisher
 from blackbird.collector.saved_subscriptions import SavedSubscription, decode_saved
 from blackbird.market.fields import InvalidMessage
@@ -51,8 +51,7 @@ class BrokerLink:
             saved = await self._saved(session) if self._restore else []
             self._restored = True
             self._on_restore(saved)
-        reserved = await session.peek(COLLECTOR_NUMBERS)
-        await self._publisher.start(session, None if reserved is None else reserved[1])
+        await self._publisher.start(session, await _kept(session, COLLECTOR_NUMBERS))
         queue = await session.declare_private_queue()
         await session.bind(queue, RESYNC)
         await session.consume(
@@ -63,11 +62,11 @@ class BrokerLink:
         )
 
     async def _saved(self, session: Session) -> list[SavedSubscription]:
-        kept = await session.peek(COLLECTOR_SUBSCRIPTIONS)
+        kept = await _kept(session, COLLECTOR_SUBSCRIPTIONS)
         if kept is None:
             return []
         try:
-            return decode_saved(kept[1])
+            return decode_saved(kept)
         except InvalidMessage as error:
             logger.warning("ignoring the saved subscriptions, they are malformed: %s", error)
             return []
@@ -86,3 +85,17 @@ class BrokerLink:
             with contextlib.suppress(SessionLost):
                 self._publisher.dead_letter(RESYNC, str(error), properties, body)
         session.acknowledge(method.delivery_tag or 0)
+
+
+async def _kept(session: Session, queue: str) -> bytes | None:
+    """Return what a last-value queue of this collector alone keeps; a worn copy is replaced by a new one.
+
+    Call it before the session's publishes are confirmed: this one is not counted.
+    """
+    kept = await session.peek(queue)
+    if kept is None:
+        return None
+    properties, body = kept
+    if is_worn(properties):
+        session.publish("", queue, body, BasicProperties(delivery_mode=PERSISTENT))
+    return body

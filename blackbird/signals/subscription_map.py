@@ -10,7 +10,7 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.session import Session, SessionLost
-from blackbird.broker.topology import LATEST_SUBSCRIPTION, PERSISTENT, SUBSCRIPTION
+from blackbird.broker.topology import LATEST_SUBSCRIPTION, PERSISTENT, SUBSCRIPTION, is_worn
 from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
 from blackbird.market.subscriptions import decode_subscriptions
@@ -26,6 +26,8 @@ class SubscriptionMap:
 
     The newest map is kept by the broker in a queue of its own (`subscription.latest`): those that wait in
     `subscription` at the beginning are older and count for nothing, unless the newest one is malformed.
+    A copy that is worn is replaced; for the rest of the session each map that comes is put behind it once
+    more, because the new copy of the older map may have pushed it out.
     """
 
     def __init__(self, apply: Callable[[Sequence[Instrument]], None], failures: FailureLog) -> None:
@@ -35,17 +37,22 @@ class SubscriptionMap:
         self._outdated = 0
         self._newest: bytes | None = None  # of those that could be understood
         self._is_spoiled = False  # the queue of the newest map holds a malformed one
+        self._was_worn = False  # the newest map was put into its queue anew
         self._held: list[Delivery] | None = None  # deliveries, until the newest map is known
 
     async def follow(self, session: Session) -> None:
         """Take the newest map and consume what comes; raises QueueInUse where another process does."""
         self._session = session
         self._held = []
+        self._was_worn = False
         self._outdated = await session.declare_queue(SUBSCRIPTION)
         await session.consume(SUBSCRIPTION, self._on_delivery, exclusive=True)
         newest = await session.peek(LATEST_SUBSCRIPTION)
         if newest is not None and not self._take_newest(newest[1]):
             self._outdated = 0  # one of those that wait counts
+        elif newest is not None and is_worn(newest[0]):
+            self._was_worn = True
+            self._republish(session)
         held, self._held = self._held, None
         for delivery in held:
             self._take(session, *delivery)
@@ -71,7 +78,7 @@ class SubscriptionMap:
                 self._failures.log("taking a subscription map", error)
                 self._reject(session, f"crashed the handler: {error!r}", properties, body)
             else:
-                if self._is_spoiled:
+                if self._is_spoiled or self._was_worn:
                     self._republish(session)
                 self._is_spoiled = False
         session.acknowledge(tag)

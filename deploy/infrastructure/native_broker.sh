@@ -3,8 +3,11 @@
 
 # The packaged commands under /usr/sbin insist on the system's node; these do not.
 rabbitmq_bin=/usr/lib/rabbitmq/bin
+# Where Erlang's programs are, if not on the path.
+erlang_bin=
 
 install_rabbitmq() {
+  find_rabbitmq
   [ ! -x "$rabbitmq_bin/rabbitmq-server" ] || return 0
   command -v apt-get >/dev/null || fail "$neither_docker_nor_apt"
   apt_install rabbitmq-server
@@ -21,7 +24,9 @@ disable_packaged_broker() {
   } >>"$here/.tools/apt.log" 2>&1
 }
 
-missing_package_broker() { [ -x "$rabbitmq_bin/rabbitmq-server" ] || printf 'rabbitmq-server\n'; }
+missing_package_broker() {
+  [ "$RABBITMQ_RELEASE" != installed ] || [ -x "$rabbitmq_bin/rabbitmq-server" ] || printf 'rabbitmq-server\n'
+}
 
 broker_owner() { owner_of "$native_broker/mnesia" rabbitmq; }
 
@@ -30,7 +35,10 @@ broker_environment() {
   local folder distribution_port name_service_port user=$RABBITMQ_DEFAULT_USER password=$RABBITMQ_DEFAULT_PASS
   folder=$(readlink -f "$native_broker")
   read -r distribution_port name_service_port <"$folder/ports"
+  # A running broker is talked to with the programs that it was started with, whatever release the settings name now.
+  [ ! -s "$folder/programs" ] || { read -r rabbitmq_bin && read -r erlang_bin || true; } <"$folder/programs"
   clean_environment
+  [ -z "$erlang_bin" ] || export PATH=$erlang_bin:$PATH
   export HOME=$folder/home
   # The first start makes this user.
   export RABBITMQ_DEFAULT_USER=$user RABBITMQ_DEFAULT_PASS=$password
@@ -109,7 +117,10 @@ native_broker_start() {
   folder=$(readlink -f "$native_broker")
   log=$folder/log/server.log
   own_folder "$folder" "$owner"
+  check_release "$folder"
   fill_broker_folder "$folder"
+  rabbitmq_version >"$folder/release"
+  printf '%s\n' "$rabbitmq_bin" "$erlang_bin" >"$folder/programs"
   chown -R "$owner" "$folder"
   say "broker: starting RabbitMQ on port $RABBITMQ_PORT, data in $native_broker"
   as_owner_detached "$owner" "$log" broker_environment "$rabbitmq_bin/rabbitmq-server"

@@ -21,9 +21,7 @@ fetch_timescaledb() {
   command -v apt-get >/dev/null && [ -f "$debian_keyring" ] && mirror=$(debian_mirror) && [ -n "$mirror" ] || return 1
   say "database: fetching TimescaleDB into .tools/timescaledb"
   rm -rf "$work"
-  mkdir -p "$work"/apt/{lists,cache/archives}/partial "$work"/{debs,prefix}
-  : >"$work/apt/status"
-  printf 'deb [signed-by=%s] %s trixie main\n' "$debian_keyring" "$mirror" >"$work/apt/sources.list"
+  private_apt "$work" "$mirror" trixie
   (download_debs "$work") </dev/null >"$here/.tools/timescaledb.log" 2>&1 || {
     warn "TimescaleDB could not be fetched, see .tools/timescaledb.log"
     rm -rf "$work"
@@ -48,14 +46,21 @@ unpack_debs() {
   wrap_binaries "$1/prefix/usr/lib/postgresql/17/bin"
 }
 
-# download_debs WORK
-download_debs() {
-  local apt=$1/apt options
-  options=(-qq -o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+# private_apt WORK MIRROR SUITE: a state of apt that knows nothing but that. Sets apt_options.
+private_apt() {
+  local apt=$1/apt
+  mkdir -p "$apt"/{lists,cache/archives}/partial "$1"/{debs,prefix}
+  : >"$apt/status"
+  printf 'deb [signed-by=%s] %s %s main\n' "$debian_keyring" "$2" "$3" >"$apt/sources.list"
+  apt_options=(-qq -o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
     -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State=$apt"
     -o "Dir::State::Lists=$apt/lists" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt/cache"
     -o APT::Sandbox::User= -o Acquire::Languages=none -o Acquire::Retries=3)
-  cd "$1/debs" && apt-get "${options[@]}" update && apt-get "${options[@]}" download "${timescaledb_packages[@]}"
+}
+
+# download_debs WORK
+download_debs() {
+  cd "$1/debs" && apt-get "${apt_options[@]}" update && apt-get "${apt_options[@]}" download "${timescaledb_packages[@]}"
 }
 
 # Each program runs through the loader and libraries beside it. LD_LIBRARY_PATH would reach the host's programs too.

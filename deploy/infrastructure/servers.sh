@@ -78,6 +78,8 @@ choose_way() {
   local native docker
   native=$(native_folder "$1") docker=$(docker_folder "$1")
   way=$INFRASTRUCTURE
+  # A release that was asked for is not that of the image.
+  if [ "$1" = broker ] && [ "$RABBITMQ_RELEASE" != installed ]; then way=native; fi
   if [ "$way" = docker ]; then
     [ -z "$docker_problem" ] || fail "$docker_problem"
     ! has_data "$native" || warn "the data of the native $1 stays in $native and is not used (INFRASTRUCTURE=native uses it)"

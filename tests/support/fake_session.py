@@ -21,6 +21,7 @@ class FakeSession:
         self.dead_letters: list[tuple[str, str, bytes]] = []
         self.acknowledged: list[int] = []
         self.waiting: dict[str, list[bytes]] = {}
+        self.peeked_properties = BasicProperties()
         self.consumers: dict[str, int] = {}
         self.is_lost = False
         self.on_publish: Callable[[], None] = lambda: None
@@ -63,7 +64,7 @@ class FakeSession:
 
     async def peek(self, queue: str) -> tuple[BasicProperties, bytes] | None:
         waiting = self.waiting.get(queue)
-        return (BasicProperties(), waiting[0]) if waiting else None
+        return (self.peeked_properties, waiting[0]) if waiting else None
 
     async def count_consumers(self, queue: str) -> int:
         self.on_count()

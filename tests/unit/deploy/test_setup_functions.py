@@ -17,7 +17,16 @@ NOBODY_MAY_INSTALL = "may_install() { return 1; }"
 
 def sourced(script: str, *, here: Path = HERE, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `script` with the functions of setup.sh."""
-    parts = ("settings", "machine", "tools", "docker", "native_database", "native_broker", "servers")
+    parts = (
+        "settings",
+        "machine",
+        "tools",
+        "docker",
+        "native_database",
+        "rabbitmq_release",
+        "native_broker",
+        "servers",
+    )
     sources = "\n".join(f'. "$here/deploy/infrastructure/{part}.sh"' for part in parts)
     return subprocess.run(
         ["bash", "-euc", f'here="{here}" python="{HERE}/.venv/bin/python"\n{sources}\n{script}'],
@@ -193,3 +202,54 @@ def test_the_version_is_that_of_the_project() -> None:
     declared = re.search(r'^version = "(.*)"$', (HERE / "pyproject.toml").read_text(), re.MULTILINE)
     assert declared
     assert done.stdout == f"blackbird {declared[1]}\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "version", "expected"),
+    [
+        ("3.10", "3.10", True),
+        ("3.10", "4.0", False),
+        ("3.12", "4.3", False),
+        ("3.13", "4.0", True),
+        ("3.13", "4.3", False),
+        ("4.0", "4.3", False),
+        ("4.2", "4.3", True),
+        ("4.0", "3.10", False),
+        ("4.3", "4.0", False),
+        ("4.3", "4.3", True),
+    ],
+)
+def test_which_release_goes_on_with_the_data_of_which(data: str, version: str, expected: bool) -> None:
+    done = sourced(f"can_go_on {data} {version}")
+    assert (done.returncode == 0) is expected, done.stderr
+
+
+def test_data_without_a_release_is_known_by_its_feature_flags(tmp_path: Path) -> None:
+    def version() -> str:
+        return sourced(f"version_of_data {tmp_path}").stdout
+
+    assert version() == ""
+    (tmp_path / "mnesia").mkdir()
+    (tmp_path / "mnesia/node").touch()
+    (tmp_path / "feature_flags").write_text("[quorum_queue,stream_queue].\n")
+    assert version() == "3.10"
+    (tmp_path / "feature_flags").write_text("[message_containers,quorum_queue].\n")
+    assert version() == "3.13"
+    (tmp_path / "release").write_text("4.0")
+    assert version() == "4.0"
+
+
+def test_data_of_an_older_broker_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "mnesia").mkdir()
+    (tmp_path / "mnesia/node").touch()
+    (tmp_path / "release").write_text("3.10")
+    programs = tmp_path / "programs"
+    (programs / "bin").mkdir(parents=True)
+    (programs / "lib/rabbitmq_server-4.0.5").mkdir(parents=True)
+    done = sourced(f"rabbitmq_bin={programs}/bin; check_release {tmp_path}; echo went on")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        f"the broker's data in {tmp_path} is of RabbitMQ 3.10, which RabbitMQ 4.0 cannot start on"
+        in done.stderr
+    )
+    assert "RABBITMQ_RELEASE=3.10 ./setup.sh" in done.stderr

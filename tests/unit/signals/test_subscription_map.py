@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from pika.spec import BasicProperties
+
 from blackbird.broker.topology import LATEST_SUBSCRIPTION, SUBSCRIPTION
 from blackbird.market.instrument import Instrument
 from blackbird.market.subscriptions import encode_subscriptions
@@ -109,3 +111,22 @@ def test_malformed_map_on_a_lost_session_raises_nothing() -> None:
     follower.session.is_lost = True
     follower.deliver(GARBAGE)
     assert follower.applied == [["NEW"]]
+
+
+def test_a_worn_copy_of_the_newest_map_is_replaced_and_what_comes_is_put_behind_it() -> None:
+    follower = Follower()
+    follower.session.peeked_properties = BasicProperties(headers={"x-delivery-count": 5})
+    follower.follow(OLD, latest=NEW)
+    assert follower.republished == [NEW]
+    # Had one of these come just before the new copy, the copy would have pushed it out.
+    follower.deliver(NEWER)
+    follower.deliver(OLD)
+    assert follower.republished == [NEW, NEWER, OLD]
+
+
+def test_a_copy_that_was_seldom_requeued_stays() -> None:
+    follower = Follower()
+    follower.session.peeked_properties = BasicProperties(headers={"x-delivery-count": 4})
+    follower.follow(latest=NEW)
+    follower.deliver(NEWER)
+    assert follower.republished == []
