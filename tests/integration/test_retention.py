@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
+
+import pytest
 
 from tests.support.book_feed import BookFeed, book_message, now_ms, updates
 from tests.support.order_client import Accounts, OrderClient, new_order
@@ -109,6 +112,44 @@ def test_a_second_service_does_nothing_while_one_removes(place: Workspace) -> No
         assert forget(place, now_ms()) == 0
     wait_for(lambda: forget(place, now_ms()) == 1)
     assert kept(place) == []
+
+
+@pytest.mark.parametrize("is_plain", [False, True], ids=["as installed", "plain tables"])
+def test_ingest_waits_for_no_lock_while_old_days_are_removed(place: Workspace, *, is_plain: bool) -> None:
+    if is_plain:
+        make_plain(place)
+    today = midnight()
+    insert(place, today - 5 * DAY, today)
+    with contextlib.ExitStack() as stack:
+        reader, remover, writer = (
+            stack.enter_context(contextlib.closing(connect(place.environment, place.name))) for _ in range(3)
+        )
+        # Somebody reads the old day for long: it can't be dropped meanwhile.
+        reader.autocommit = False
+        reader.cursor().execute("SELECT count(*) FROM bybit.orderbook, bybit.orderbook_update")
+        removing = threading.Thread(
+            target=lambda: remover.cursor().execute("SELECT bybit.forget_before(%s)", (today,))
+        )
+        removing.start()
+        stack.callback(removing.join)
+        stack.callback(reader.rollback)
+        waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+        pid = remover.info.backend_pid
+        wait_for(lambda: not removing.is_alive() or place.query(waits, pid) == [(True,)])
+        cursor = writer.cursor()
+        cursor.execute("SET lock_timeout = 100")
+        # Into a chunk that is there, and into new ones.
+        for time in (today + 1, today + DAY):
+            cursor.execute(
+                "INSERT INTO bybit.orderbook_update VALUES (%s, 1, 1, 'spot', 'orderbook.50.A', 'delta')",
+                (time,),
+            )
+            cursor.execute(
+                "INSERT INTO bybit.orderbook VALUES"
+                " ('orderbook.50.A', 'delta', %s, 'spot', 'A', 1, 1, 'bid', 1, 1, %s, 'a')",
+                (time, time),
+            )
+    assert kept(place) == [today, today + 1, today + DAY]
 
 
 def test_an_existing_database_is_migrated_without_loss(place: Workspace) -> None:
