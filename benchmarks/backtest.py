@@ -6,6 +6,8 @@ all in this process, but for the database server; times are by the clock, in alt
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import statistics
 import tempfile
@@ -17,7 +19,7 @@ from pathlib import Path
 import duckdb
 
 from benchmarks import market
-from benchmarks.place import place
+from benchmarks.place import Place, place
 from benchmarks.results import Row, check, thousands
 from blackbird.archive.copy_pipe import CopyPipe
 from blackbird.archive.database_export import DatabaseExport
@@ -29,6 +31,7 @@ from blackbird.backtest.parameters import Parameters
 from blackbird.backtest.simulation import Simulation
 from blackbird.market.book_message import decode_book
 from tests.support.stored_market import database_of, store
+from tests.support.workspace import connect
 
 STORED_AT_ONCE = 10_000
 DATABASE_LEAST = 15_000  # depth-50 messages per second, on two cores
@@ -51,6 +54,7 @@ def run(*, quick: bool) -> list[Row]:
         export = DatabaseExport(database_of(somewhere.space), Path(folder) / "archive")
         for _ in range(1 if quick else 3):
             _round(bodies, messages, export, Path(folder), seconds)
+            _bare_copy(somewhere, seconds)
     return _rows(len(bodies), seconds)
 
 
@@ -122,6 +126,24 @@ def _bare_pipe(messages: list[Timed], path: Path) -> None:
         )
 
 
+def _bare_copy(there: Place, seconds: Seconds) -> None:
+    """Have the server send the rows of all levels, to nowhere."""
+    with contextlib.closing(connect(there.environment, there.space.name)) as database:
+        begin = time.perf_counter()
+        database.cursor().copy_expert(
+            "COPY (SELECT ts_orderbook, update_id, side, price, size FROM bybit.orderbook) TO STDOUT",
+            _Nowhere(),
+        )
+        seconds.setdefault("copy", []).append(time.perf_counter() - begin)
+
+
+class _Nowhere(io.BytesIO):
+    """A file that forgets what is written to it."""
+
+    def write(self, row: object, /) -> int:
+        return len(row)  # type: ignore[arg-type]  # bytes
+
+
 def _csv(side: object) -> bytes:
     return bytes(side).replace(b'"', b'""')  # type: ignore[call-overload,no-any-return]  # msgspec.Raw
 
@@ -150,6 +172,7 @@ def _rows(count: int, seconds: Seconds) -> list[Row]:
             least=1.0,
         ),
         row("export from the database into Parquet", "export", "pipe", "bare pipe"),
+        row("the same", "export", "copy", "bare COPY of the levels to nowhere"),
         row("backtest of a parsed market (sweeps)", "parsed", "core", "bare core"),
         row("signal core on a parsed market, no trading", "untraded", "core", "bare core"),
     ]

@@ -21,8 +21,7 @@ ROW_GROUP_ROWS = 100_000
 _KEY = "ts_orderbook, update_id, sequence_id, channel, topic, type"
 
 # A day's messages with their levels, as CSV. The index on time brings the levels of a message together, so
-# nothing larger than a message is sorted. Levels are sorted by price; where they came in another order,
-# as_sent says in which. A message without levels has no row in bybit.orderbook.
+# nothing larger than a message is sorted. A message without levels has no row in bybit.orderbook.
 _QUERY = f"""
 COPY (
   SELECT number, published_at, levels.ts, ts_orderbook, update_id, sequence_id, type, topic, channel,
@@ -31,8 +30,8 @@ COPY (
          coalesce(as_sent, ''), coalesce(bids, ''), coalesce(asks, '')
   FROM bybit.orderbook_update LEFT JOIN (
     SELECT {_KEY}, max(ts_message) AS ts, max(symbol_name) AS symbol, max(matching_key) AS matching_key,
-           string_agg(price || '","' || size, '"],["' ORDER BY price) FILTER (WHERE side = 'bid') AS bids,
-           string_agg(price || '","' || size, '"],["' ORDER BY price) FILTER (WHERE side = 'ask') AS asks
+           string_agg(price || '","' || size, '"],["') FILTER (WHERE side = 'bid') AS bids,
+           string_agg(price || '","' || size, '"],["') FILTER (WHERE side = 'ask') AS asks
     FROM bybit.orderbook WHERE ts_orderbook >= %(begin)s AND ts_orderbook < %(end)s GROUP BY {_KEY}
   ) levels USING ({_KEY})
   WHERE ts_orderbook >= %(begin)s AND ts_orderbook < %(end)s %(symbols)s
@@ -55,7 +54,8 @@ _STAGED = {
     "asks": "VARCHAR",
 }
 # What is missing is filled in: messages of other publishers have no number, those without levels no rows.
-# Bids come as asks do, lowest first.
+# Levels are sorted here, which costs less than on the server, to the precision of floats: so they were
+# compared when they were stored. Where they came in another order, as_sent says in which.
 _SENT = "CASE WHEN starts_with(as_sent, '{') THEN as_sent END"  # what was kept as it came
 _COMPLETE = f"""
 CREATE MACRO as_json(levels) AS
@@ -65,14 +65,18 @@ CREATE MACRO ordered(levels, as_sent) AS
     THEN list_concat(list_filter(levels, lambda level: ends_with(level, '","0')),
                      list_filter(levels, lambda level: NOT ends_with(level, '","0')))
     ELSE levels END;
-CREATE MACRO levels_of(side) AS CASE side WHEN '' THEN [] ELSE string_split(side, '"],["') END;
+CREATE MACRO levels_of(side, sign) AS CASE side WHEN '' THEN [] ELSE
+  list_transform(list_sort(list_transform(
+    string_split(side, '"],["'),
+    lambda level: {{'price': sign * split_part(level, '","', 1)::DOUBLE, 'level': level}}
+  )), lambda each: each.level) END;
 CREATE VIEW complete AS
 SELECT coalesce(number, coalesce(published_at, cts) * 1000000) AS number,
        coalesce(published_at, cts) AS published_at,
        coalesce(ts, ({_SENT}->>'$.ts')::BIGINT, cts) AS ts, cts, u, seq, type, topic,
        coalesce(matching_key, {_SENT}->>'$.matching_key') AS matching_key,
-       coalesce({_SENT}->>'$.b', as_json(ordered(list_reverse(levels_of(bids)), as_sent))) AS bids,
-       coalesce({_SENT}->>'$.a', as_json(ordered(levels_of(asks), as_sent))) AS asks,
+       coalesce({_SENT}->>'$.b', as_json(ordered(levels_of(bids, -1), as_sent))) AS bids,
+       coalesce({_SENT}->>'$.a', as_json(ordered(levels_of(asks, 1), as_sent))) AS asks,
        channel, symbol
 FROM staged
 """  # noqa: S608 - only what is above
