@@ -117,7 +117,7 @@ def test_a_monitor_that_starts_shows_the_spreads_that_were_stored_before(
             *(leg.channel, leg.symbol, bid, ask, newest - 600, newest),
         )
     start_monitor(place, port)
-    viewer = open_page(browser, port)
+    viewer = Viewer(browser, f"http://127.0.0.1:{port}/")
     viewer.wait("spread.data[0].length > 600")
     then = viewer.page.evaluate("at => spread.data[0].indexOf(at)", newest - 300)
     assert viewer.page.evaluate("at => [spread.data[1][at], spread.data[2][at]]", then) == [26.2, 26.0]
