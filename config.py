@@ -240,6 +240,7 @@ class Servers(_Variables):
     PROMETHEUS_DATA_PATH: Text = "./prometheus_data"
     GRAFANA_PORT: Port = 3000
     RABBITMQ_METRICS_PORT: Port = 15692
+    POSTGRES_METRICS_PORT: Port = 9187
 
 
 _TABLES = {

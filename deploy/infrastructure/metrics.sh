@@ -12,7 +12,8 @@ metrics() {
 }
 
 metrics_in_docker() {
-  compose --profile metrics up -d prometheus grafana || fail "docker compose could not start Prometheus and Grafana"
+  compose --profile metrics up -d prometheus grafana postgres-exporter ||
+    fail "docker compose could not start Prometheus, Grafana and the database's exporter"
   say "Prometheus: http://127.0.0.1:$PROMETHEUS_PORT, Grafana: http://127.0.0.1:$GRAFANA_PORT"
 }
 
@@ -61,7 +62,7 @@ disable_packaged_prometheus() {
 
 prometheus_configuration() {
   sed -e "s/@MONITOR_PORT@/$MONITOR_PORT/" -e "s/@RABBITMQ_METRICS_PORT@/$RABBITMQ_METRICS_PORT/" \
-    "$here/deploy/metrics/prometheus.yml"
+    -e "/exporter, which is there with Docker only/,\$d" "$here/deploy/metrics/prometheus.yml"
 }
 
 prometheus_answers() {
@@ -118,5 +119,5 @@ stop_metrics() {
     wait_until_gone "$pid" 30 || fail "Prometheus (process $pid) has not stopped after 30 s"
     say "Prometheus: stopped"
   fi
-  if [ -n "$docker_answers" ] && [ ${#compose[@]} -gt 0 ]; then compose --profile metrics rm -sf prometheus grafana; fi
+  if [ -n "$docker_answers" ] && [ ${#compose[@]} -gt 0 ]; then compose --profile metrics rm -sf prometheus grafana postgres-exporter; fi
 }
