@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -26,7 +26,7 @@ LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 
 
 def programs(release: str) -> tuple[Path, str]:
-    """Return the folder of a release's programs and the PATH for them; skips the test where it is not here."""
+    """Return the folder of a release and the PATH for it; skips the test where it is not here."""
     if release == "installed":
         folder, path = Path("/usr/lib/rabbitmq/bin"), os.environ["PATH"]
     else:
@@ -166,7 +166,7 @@ class BrokerCluster:
             for number, name in enumerate(NAMES)
         ]
 
-    def __enter__(self) -> BrokerCluster:
+    def __enter__(self) -> Self:
         """Start the nodes, and return when they are one cluster."""
         try:
             # Three nodes at once would make a cookie each.
