@@ -13,6 +13,13 @@ from blackbird.trading.orders import ACK, NOT_ACK, OPEN_SPREAD, RISK_LIMIT_EXCEE
 from blackbird.trading.spreads import Pair
 
 
+class Entry(NamedTuple):
+    """The prices that a spread was opened at: bid(short) - ask(long), and ask(long)."""
+
+    spread: Decimal
+    long_price: Decimal
+
+
 class ClosedSpread(NamedTuple):
     """A spread of which nothing is left. Money is quote coin, `value` what was paid for its long leg."""
 
@@ -22,6 +29,7 @@ class ClosedSpread(NamedTuple):
     pnl: Decimal
     fees: Decimal
     value: Decimal
+    entry: Entry
 
 
 class Holding:
@@ -42,7 +50,7 @@ class _OpenTrade:
     def __init__(self, order: Order, opened_ms: int, fees: Decimal) -> None:
         self.pair = Pair(order.buy, order.sell)
         self.opened_ms = opened_ms
-        self.entry = EXACT.subtract(order.sell_price, order.buy_price)
+        self.entry = Entry(EXACT.subtract(order.sell_price, order.buy_price), order.buy_price)
         self.quantity = order.size
         self.value = EXACT.multiply(order.buy_price, order.size)
         self.fees = fees
@@ -121,6 +129,10 @@ class Ledger:
         """How many spreads are open."""
         return len(self._trades)
 
+    def open_entries(self) -> list[Entry]:
+        """Return what the spreads that are open were opened at."""
+        return [trade.entry for trade in self._trades.values()]
+
     def pairs_of(self, instrument: Instrument) -> Iterable[Pair]:
         """Return the pairs of `instrument` that were ever open."""
         return self._pairs_of.get(instrument, ())
@@ -159,14 +171,14 @@ class Ledger:
             for leg in pair:
                 self._pairs_of.setdefault(leg, {})[pair] = None
         holding.quantity = EXACT.add(holding.quantity, order.size)
-        holding.credit = EXACT.add(holding.credit, EXACT.multiply(trade.entry, order.size))
+        holding.credit = EXACT.add(holding.credit, EXACT.multiply(trade.entry.spread, order.size))
         self.traded.setdefault((pair, order.action), Traded()).add(order)
 
     def _close(self, order: Order, fees: Decimal, now_ms: int) -> None:
         spread_id = order.spread_id or ""
         trade = self._trades[spread_id]
         holding = self.holdings[trade.pair]
-        credit = EXACT.multiply(trade.entry, order.size)
+        credit = EXACT.multiply(trade.entry.spread, order.size)
         paid = EXACT.multiply(EXACT.subtract(order.buy_price, order.sell_price), order.size)
         earned = EXACT.subtract(credit, paid)
         self.closed_pnl = EXACT.add(self.closed_pnl, earned)
@@ -179,5 +191,7 @@ class Ledger:
         if not trade.quantity:
             del self._trades[spread_id]
             self.closed.append(
-                ClosedSpread(trade.pair, trade.opened_ms, now_ms, trade.pnl, trade.fees, trade.value)
+                ClosedSpread(
+                    trade.pair, trade.opened_ms, now_ms, trade.pnl, trade.fees, trade.value, trade.entry
+                )
             )

@@ -7,7 +7,9 @@ from decimal import Context, Decimal
 
 import msgspec
 
+from blackbird.backtest.entry_buckets import EntryBucket, entry_buckets
 from blackbird.backtest.ledger import ClosedSpread, Ledger, Traded
+from blackbird.backtest.percentiles import percentile
 from blackbird.backtest.simulation import Simulation
 from blackbird.market.decimals import EXACT, ZERO
 from blackbird.trading.orders import ACK, CLOSE_SPREAD, OPEN_SPREAD
@@ -126,6 +128,7 @@ class Result(msgspec.Struct, frozen=True):
     break_even: BreakEven
     fee_table: list[FeeLine]
     pairs: list[PairResult]
+    by_entry: list[EntryBucket]
     exposures: dict[str, Decimal]
 
 
@@ -168,6 +171,7 @@ def result_of(simulation: Simulation, source: str) -> Result:
         ),
         fee_table=_fee_table(simulation, gross),
         pairs=[_pair(simulation, pair) for pair in marks.offered],
+        by_entry=entry_buckets(ledger.closed, ledger.open_entries()),
         exposures={str(leg): exposure for leg, exposure in simulation.engine.risks.items()},
     )
 
@@ -202,13 +206,6 @@ def _spreads(ledger: Ledger) -> Spreads:
         mean_pnl=_quotient(earned, Decimal(len(closed))),
         mean_bps=_bps(earned, _value_of(closed)),
     )
-
-
-def percentile(ordered: Sequence[int], percent: int) -> int | None:
-    """Return a percentile of ordered numbers, None where there are none."""
-    if not ordered:
-        return None
-    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)]
 
 
 def _value_of(closed: Sequence[ClosedSpread]) -> Decimal:

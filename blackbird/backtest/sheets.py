@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from blackbird.backtest.entry_buckets import EntryBucket
 from blackbird.backtest.result import PairResult, Result
 
 NOTHING = "-"
@@ -41,6 +42,18 @@ def sheets_of(result: Result) -> list[Sheet]:
             "Spread offered and traded",
             [_pair_line(pair) for pair in result.pairs],
             ("pair", "offered, mean", "highest", "for", "entries", "mean", "exits", "mean cost"),
+        ),
+        Sheet(
+            "PnL by entry spread, after fees",
+            [_bucket_line(bucket) for bucket in result.by_entry],
+            (
+                "entry spread, bp of the long leg",
+                "closed",
+                "PnL",
+                "with a profit",
+                "held, median",
+                "left open",
+            ),
         ),
     ]
 
@@ -110,6 +123,17 @@ def _pair_line(pair: PairResult) -> Line:
         f"{money(pair.entry_mean)} ({bps(pair.entry_bps)})",
         f"{pair.exits:,}",
         f"{money(pair.exit_mean)} ({bps(pair.exit_bps)})",
+    )
+
+
+def _bucket_line(bucket: EntryBucket) -> Line:
+    return (
+        f"{bucket.low_bps:f} to {bucket.high_bps:f}".replace("-", "\u2212"),
+        f"{bucket.closed:,}",
+        money(bucket.pnl),
+        NOTHING if bucket.hit_rate is None else f"{bucket.hit_rate:.1%}",
+        seconds(bucket.holding_p50_ms),
+        f"{bucket.left:,}",
     )
 
 

@@ -9,7 +9,8 @@ import pytest
 from blackbird.archive.source import Timed
 from blackbird.backtest.marks import Drawdown
 from blackbird.backtest.parameters import Parameters
-from blackbird.backtest.result import Result, percentile, result_of, to_json
+from blackbird.backtest.percentiles import percentile
+from blackbird.backtest.result import Result, result_of, to_json
 from blackbird.backtest.simulation import Simulation
 from blackbird.market.instrument import Instrument
 from blackbird.trading.orders import Order, Reply
