@@ -129,14 +129,15 @@ def test_fees_turnover_and_the_break_even_fee_follow_from_the_orders(orders: Ord
         (even.cash_bps, cash),
     ):
         assert nearest(earned / whole * 10_000, figure)
-    rates = {"no fees": (0, 0), "maker": (10, 2), "taker": (10, Fraction(11, 2)), "as set": (None, None)}
-    assert [line.name for line in result.fee_table] == list(rates)
+    charged = {
+        "no fees": Fraction(0),
+        "maker": (turnover["spot"] * 10 + turnover["linear"] * 2) / 10_000,
+        "taker": (turnover["spot"] * 10 + turnover["linear"] * Fraction("5.5")) / 10_000,
+        "as set": fees,
+    }
+    assert [line.name for line in result.fee_table] == list(charged)
     for line in result.fee_table:
-        spot, linear = rates[line.name]
-        due = (
-            fees if spot is None or linear is None else turnover["spot"] * spot + turnover["linear"] * linear
-        )
-        due = due if spot is None else due / 10_000
+        due = charged[line.name]
         assert Fraction(line.fees) == due
         assert Fraction(line.closed) == Fraction(pnl.closed) - due
         assert Fraction(line.total) == Fraction(pnl.total) + fees - due
