@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 DAY = 86_400_000
 # What docs/capacity.md says, and no less.
-RATIOS = {"btc_depth50.ndjson.gz": 15, "btc_depth1.ndjson.gz": 23}
+RATIOS = {"btc_depth50.ndjson.gz": 14, "btc_depth1.ndjson.gz": 23}
 
 
 @pytest.fixture
