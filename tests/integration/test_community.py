@@ -73,7 +73,8 @@ def contents(place: Workspace) -> list[list[tuple[Any, ...]]]:
 def exported(place: Workspace, name: str) -> list[bytes]:
     folder = place.folder / name
     DatabaseExport(database_of(place), folder).run(TimeRange())
-    return [msgspec.json.encode(message) for _, message in Archive(folder)]
+    # Messages of one millisecond in two batches have numbers in another order.
+    return sorted(msgspec.json.encode(message) for _, message in Archive(folder))
 
 
 @pytest.mark.parametrize("name", RATIOS)
@@ -89,7 +90,7 @@ def test_compressed_order_books_are_the_same_and_many_times_smaller(
     run_policies(place)
     assert compressed(place) == {"orderbook": 2, "orderbook_update": 2}, "before and after midnight"
     assert contents(place) == before
-    assert exported(place, "after") == bodies == [msgspec.json.encode(message) for _, message in market]
+    assert exported(place, "after") == bodies == sorted(msgspec.json.encode(sent) for _, sent in market)
     large, small = sizes(place)
     print(f"{name}: {large:,} bytes, compressed {small:,}: a {large / small:.1f}th")
     assert large / small > RATIOS[name] - 1
