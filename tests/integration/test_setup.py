@@ -396,7 +396,7 @@ def test_a_setting_that_makes_no_sense_is_named(setting: str, value: str) -> Non
 def test_containers_are_published_on_this_machine_only() -> None:
     text = (HERE / "docker-compose.yml").read_text()
     published = re.findall(r'^ +- "([^"]*:\d+)"$', text, re.MULTILINE)
-    assert len(published) == 3
+    assert len(published) == 7
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 

@@ -425,7 +425,9 @@ def test_fill_that_comes_after_its_trade_was_booked_and_a_restart_is_left_over(s
     engine = system.start()
     # The exchange has filled it all the same, and says so now.
     system.exchange.fault("manual_trade", channel="linear", symbol="BTCPERP", side="Sell", qty="0.1")
-    [fill] = [one for one in system.exchange.get("/fills") if one["symbol"] == "BTCPERP"]
+    [fill] = wait_for(
+        lambda: [one for one in system.exchange.get("/fills") if one["symbol"] == "BTCPERP"], "the fill"
+    )
     push = {"topic": "execution", "creationTime": 0, "data": [{**fill, "orderLinkId": link_id}]}
     for _ in range(2):
         assert system.exchange.fault("send", channel="private", text=dumps(push)) == 1

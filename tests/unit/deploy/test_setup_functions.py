@@ -151,6 +151,7 @@ def test_the_packaged_broker_that_we_install_is_left_disabled(checkout: Path) ->
         """,
         here=checkout,
         PATH=f"{checkout}/bin:{os.environ['PATH']}",
+        RABBITMQ_RELEASE="installed",
     )
     assert done.returncode == 0, done.stderr
     *calls, removed = (checkout / "calls").read_text().splitlines()
@@ -167,6 +168,7 @@ def test_an_installed_broker_is_left_as_it_is(checkout: Path) -> None:
     done = sourced(
         'apt_install() { echo called; }; rabbitmq_bin="$here/rabbitmq"; install_rabbitmq',
         here=checkout,
+        RABBITMQ_RELEASE="installed",
     )
     assert (done.returncode, done.stdout) == (0, "")
 
