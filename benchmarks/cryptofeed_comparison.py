@@ -9,7 +9,6 @@ is no target.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 from benchmarks import market
 from benchmarks.books import ten_level_bodies
+from benchmarks.others import missing
 from benchmarks.place import Place, place
 from benchmarks.results import Row, check, progress, thousands
 from benchmarks.storage import Load, stored
@@ -29,33 +29,13 @@ from config import Config
 from tests.support.workspace import HERE, PYTHON
 
 FOLDER = HERE / ".tools" / "cryptofeed"
-VERSION = "2.4.1"
+PACKAGES = ("cryptofeed==2.4.1", "aio-pika", "asyncpg")
 SIDE = Path(__file__).resolve().parent / "cryptofeed_side.py"
 PUBLISHING = Path(__file__).resolve().parent / "publishing.py"
 TABLE = """
 CREATE TABLE book (id serial PRIMARY KEY, timestamp timestamp, receipt_timestamp timestamp,
                    exchange varchar(32), symbol varchar(32), data jsonb)
 """
-
-
-def _installed() -> str | None:
-    """Install cryptofeed where it is not there yet; return what is in the way, None where nothing is."""
-    if (FOLDER / "lib").exists():
-        return None
-    uv = shutil.which("uv") or str(HERE / ".tools" / "uv" / "bin" / "uv")
-    if not Path(uv).exists():
-        return "uv is not there"
-    progress("cryptofeed: installing it into .tools")
-    packages = [f"cryptofeed=={VERSION}", "aio-pika", "asyncpg"]
-    for command in (
-        [uv, "venv", "--quiet", "--python", PYTHON, str(FOLDER)],
-        [uv, "pip", "install", "--quiet", "--python", str(FOLDER / "bin" / "python"), *packages],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-        if done.returncode:
-            shutil.rmtree(FOLDER, ignore_errors=True)
-            return (done.stderr.strip().splitlines() or ["uv failed"])[-1]
-    return None
 
 
 def _side(program: str, file: Path, **settings: Any) -> Any:
@@ -169,7 +149,7 @@ def _storing(there: Place, folder: str, pushes: list[market.Push]) -> Row:
 
 
 def run(*, quick: bool) -> list[Row]:
-    in_the_way = _installed()
+    in_the_way = missing(FOLDER, PACKAGES)
     if in_the_way is not None:
         return [Row("comparison with cryptofeed", "left out", note=in_the_way)]
     pushes = list(market.updates(50, 4_000 if quick else 20_000))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -23,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import market
+from benchmarks.others import missing
 from benchmarks.results import Row, check, progress, thousands
 from blackbird.archive.parsed import parsed
 from blackbird.archive.reader import StoredMessage
 from blackbird.archive.tardis import write_tardis
 from blackbird.market.book_message import BookMessage, decode_book
 from blackbird.market.order_book import OrderBook
-from tests.support.workspace import HERE, PYTHON
+from tests.support.workspace import HERE
 
 FOLDER = HERE / ".tools" / "peers"
 PACKAGES = ("hftbacktest==2.4.4", "nautilus_trader==1.221.0")
@@ -44,8 +44,8 @@ Best = tuple[float, float]
 
 def run(*, quick: bool) -> list[Row]:
     pushes = _one_round(5_000 if quick else MESSAGES)
-    if missing := _installed():
-        progress(f"peers: left out, {missing}")
+    if in_the_way := missing(FOLDER, PACKAGES):
+        progress(f"peers: left out, {in_the_way}")
         return []
     bodies = [market.body(push, "a") for push in pushes]
     messages = [decode_book(body) for body in bodies]
@@ -144,22 +144,3 @@ def _peers(pushes: list[market.Push], folder: Path) -> list[dict[str, Any]]:
     )
     check(done.returncode == 0, done.stderr[-500:])
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def _installed() -> str | None:
-    """Install them where they are not there yet; return what is in the way, None where nothing is."""
-    if (FOLDER / "lib").exists():
-        return None
-    uv = shutil.which("uv") or str(HERE / ".tools" / "uv" / "bin" / "uv")
-    if not Path(uv).exists():
-        return "uv is not there"
-    progress("peers: installing nautilus_trader and hftbacktest into .tools, 1.2 GB")
-    for command in (
-        [uv, "venv", "--quiet", "--python", PYTHON, str(FOLDER)],
-        [uv, "pip", "install", "--quiet", "--python", str(FOLDER / "bin" / "python"), *PACKAGES],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-        if done.returncode:
-            shutil.rmtree(FOLDER, ignore_errors=True)
-            return (done.stderr.strip().splitlines() or ["uv failed"])[-1]
-    return None
