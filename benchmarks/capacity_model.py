@@ -79,7 +79,7 @@ class Costs:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a file that `write` has written; raises ValueError or KeyError where it is none."""
+        """Read a file that `write` has written; raises ValueError or KeyError for any other file."""
         data = json.loads(path.read_text())
         depths = {
             int(depth): DepthCosts(**{**costs, "parts": {n: Part(**p) for n, p in costs["parts"].items()}})
