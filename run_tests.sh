@@ -43,5 +43,6 @@ deploy/infrastructure/test_tools.sh
 .venv/bin/mypy
 .venv/bin/lint-imports
 # Three workers on two cores, for tests wait a lot. A file stays on one of them; each test has a virtual host
-# and a database of its own.
-.venv/bin/python -m pytest -n 3 --dist loadfile "$@"
+# and a database of its own. They run real processes on a shared machine: a test that fails is run once more, and its
+# first failure is shown (RERUN). ./run_tests.sh --reruns 0 does without.
+.venv/bin/python -m pytest -n 3 --dist loadfile --reruns 1 --max-suite-reruns 5 --rerun-show-tracebacks "$@"
