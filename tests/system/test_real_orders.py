@@ -694,7 +694,7 @@ def test_no_secret_is_logged_while_orders_fail(start: Start) -> None:
         assert not is_acked(system.trade(system.opening()))
     system.exchange.fault("private_drop")
     system.exchange.fault("auth_refused", count=1)
-    assert is_acked(system.trade(system.opening()))
+    wait_for(lambda: is_acked(system.trade(system.opening())), "an order executed on a new connection")
     system.check()
     assert KEY not in system.running.output
     assert SECRET not in system.running.output

@@ -284,7 +284,8 @@ def test_the_test_script_sets_up_checks_and_hands_its_arguments_to_pytest(stubbe
         status = subprocess.run(command, cwd="/", input=b"yes\n", check=False).returncode
         return status, (stubbed / "calls").read_text().splitlines()
 
-    pytest = "python -m pytest -n 3 --dist loadfile"
+    again = "--reruns 1 --max-suite-reruns 5 --rerun-show-tracebacks"
+    pytest = f"python -m pytest -n 3 --dist loadfile {again}"
     checks = [
         "setup.sh ",
         "test_tools.sh ",
