@@ -353,6 +353,7 @@ class Settings(Servers):
     SPOT_ORDERS_PER_SECOND: int = Field(default=20, ge=1, le=1000)
     PAIR_COOLDOWN_MS: int = Field(default=1000, ge=0, le=3_600_000)
     JOURNAL_PATH: PathFromHere = Field(default=Path("journal"), validate_default=True)
+    LEASE_MS: int = Field(default=5000, ge=2000, le=60_000)
 
     # Monitor
     MONITOR_HOST: Text = "127.0.0.1"

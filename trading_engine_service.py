@@ -35,8 +35,9 @@ from blackbird.engine.admission import Tolerances
 from blackbird.engine.answerer import Answerer
 from blackbird.engine.engine_status import EngineStatusSource
 from blackbird.engine.exchange import Connect
-from blackbird.engine.execution_store import ExecutionStore
+from blackbird.engine.execution_store import ExecutionStore, StoredLease
 from blackbird.engine.journal_loops import StoreLoop, SyncLoop
+from blackbird.engine.lease import Lease, LeaseHeld
 from blackbird.engine.leftover_retries import LeftoverRetries
 from blackbird.engine.recollection import recall
 from blackbird.engine.replies import Replies
@@ -55,11 +56,14 @@ logger = logging.getLogger(__name__)
 
 UNACKNOWLEDGED = 500
 # Of the seconds that the service has to end: until what was delivered is decided, until running trades are
-# left to the next start, for the database, and for what is cancelled.
+# left to the next start, for the database, for giving the lease back, and for what is cancelled.
 FINISH_SECONDS = 2.0
 TRADE_SECONDS = 3.0
 STORE_SECONDS = 0.5
+GIVE_BACK_SECONDS = 0.3
 CANCEL_SECONDS = 0.4
+# How soon it is looked again whether an engine that is not certain of its lease may answer.
+UNCERTAIN_PAUSE = 0.1
 
 
 class RealOrders(NamedTuple):
@@ -73,8 +77,8 @@ class RealOrders(NamedTuple):
 class TradingEngineService:
     """The engine between broker, journal and database.
 
-    `history` is None where nothing is stored; the journals are kept in the folder `journals`. Without
-    `real_orders` orders are simulated.
+    `history` is None where nothing is stored; the journals are kept in the folder `journals`. Without a
+    `lease` there is no other engine, and without `real_orders` orders are simulated.
     """
 
     def __init__(
@@ -84,10 +88,12 @@ class TradingEngineService:
         history: History | None,
         journals: Path,
         real_orders: RealOrders | None = None,
+        lease: Lease | None = None,
     ) -> None:
         self._broker = broker
         self._stores = history is not None
-        self._state = EngineState(new_engine, history, journals)
+        self._state = EngineState(new_engine, history, journals, lease)
+        self._lease = lease
         self._storing = StoreLoop(self._state, self._on_fenced)
         self._syncing = SyncLoop(self._state)
         self._replies = Replies(remembered=2 * UNACKNOWLEDGED)
@@ -136,6 +142,8 @@ class TradingEngineService:
         if self._desk is not None:
             retries = LeftoverRetries(self._state, self._desk, milliseconds)
             loops += [self._desk.run(), retries.run()]
+        if self._lease is not None:
+            loops.append(self._lease.keep(self._on_fenced))
         work: list[asyncio.Task[Any]] = [asyncio.create_task(loop) for loop in loops]
         stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         # Each of them ends only by an error.
@@ -166,28 +174,38 @@ class TradingEngineService:
         self._session = session
         self._trading.attach(session)
         async with self._answering:
+            if self._state.engine is None:
+                await self._state.await_turn(session.lost)
             await self._consume(session)
             if not await self._state.is_active():
                 await self._release()
             if self._state.engine is None:
-                engine = await self._state.recover(session.lost)
-                if self._desk is not None:
-                    await self._desk.recover(engine)
-                elif open_trades := self._state.open_trades():
-                    raise InvalidSetup(
-                        f"REAL_ORDER_SENDING: expected true, as {len(open_trades)} real trades in the journal"
-                        " have no outcome yet, was false"
-                    )
-                logger.info(
-                    "ready: %s orders known, PnL %s, %s spreads open, exposure %s",
-                    len(engine.orders),
-                    engine.pnl,
-                    len(engine.spreads),
-                    {str(leg): str(exposure) for leg, exposure in engine.risks.items()},
-                )
-                # A first checkpoint may be due, and the one that was used is compared behind the answers.
-                self._storing.notify()
-                self._checking = asyncio.create_task(self._check_checkpoint(session))
+                await self._recover(session)
+
+    async def _recover(self, session: Session) -> None:
+        try:
+            engine = await self._state.recover(session.lost)
+        except LeaseHeld as error:
+            logger.warning("no orders are answered: %s", error)
+            session.close()
+            return
+        if self._desk is not None:
+            await self._desk.recover(engine)
+        elif open_trades := self._state.open_trades():
+            raise InvalidSetup(
+                f"REAL_ORDER_SENDING: expected true, as {len(open_trades)} real trades in the journal"
+                " have no outcome yet, was false"
+            )
+        logger.info(
+            "ready: %s orders known, PnL %s, %s spreads open, exposure %s",
+            len(engine.orders),
+            engine.pnl,
+            len(engine.spreads),
+            {str(leg): str(exposure) for leg, exposure in engine.risks.items()},
+        )
+        # A first checkpoint may be due, and the one that was used is compared behind the answers.
+        self._storing.notify()
+        self._checking = asyncio.create_task(self._check_checkpoint(session))
 
     async def _check_checkpoint(self, session: Session) -> None:
         if not await self._state.checkpoint_agrees():
@@ -225,6 +243,8 @@ class TradingEngineService:
             self._arrived.clear()
             async with self._answering:
                 if self._state.engine is not None and self._session is not None and self._inbox:
+                    if not await self._may_answer(self._session):
+                        continue
                     requests, self._inbox = self._inbox, []
                     try:
                         await recall(self._state.engine, requests, self._state.find, self._session.lost)
@@ -234,6 +254,19 @@ class TradingEngineService:
                         await self._answerer.answer(self._state.engine, self._session, requests)
                     else:
                         await self._trading.take(self._state.engine, self._desk, self._session, requests)
+
+    async def _may_answer(self, session: Session) -> bool:
+        """Return whether this engine certainly has the lease; else what it was sent waits."""
+        try:
+            if self._lease is None or await self._lease.is_certain():
+                return True
+        except LeaseHeld as error:
+            logger.warning("no orders are answered: %s", error)
+            await self._release()
+            session.close()
+        else:
+            asyncio.get_running_loop().call_later(UNCERTAIN_PAUSE, self._arrived.set)
+        return False
 
     def _on_journaled(self) -> None:
         self._storing.notify()
@@ -258,6 +291,8 @@ class TradingEngineService:
             await self._desk.finish(deadline + TRADE_SECONDS - FINISH_SECONDS - loop.time())
         if self._state.journal is not None:
             await self._storing.drain(STORE_SECONDS)
+        if self._lease is not None and self._state.is_all_stored:
+            await self._lease.give_back(GIVE_BACK_SECONDS)
 
 
 def new_engine() -> TradingEngine:
@@ -323,16 +358,22 @@ def main() -> None:
     check_settings()
     mode = OrderMode.of(**Config.ORDER_CONFIG)
     check_setup(mode)
-    history = None
+    history = lease = None
     if Config.DUMP_ORDER_TO_DB:
+        owner = uuid.uuid4()
         database = DatabaseManager("trading engine", Config.DB_CONFIG)
-        history = ExecutionStore(uuid.uuid4(), database, Config.TABLES["order"], mode)
+        history = ExecutionStore(owner, database, Config.TABLES["order"], mode)
+        # What became of a real order may be known from the journal of its engine alone.
+        lease = Lease(
+            StoredLease(owner, database.another()), Config.LEASE_MS / 1000, inherits=not mode.is_real
+        )
     service = TradingEngineService(
         connection_parameters(**Config.BROKER_CONFIG, name="trading engine"),
         new_engine,
         history,
         Config.JOURNAL_PATH,
         real_orders(mode, history) if history is not None and mode.is_real else None,
+        lease,
     )
 
     async def serve(stop: asyncio.Event) -> None:

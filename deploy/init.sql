@@ -187,6 +187,12 @@ ALTER TABLE bybit.history
   ADD COLUMN IF NOT EXISTS mode        text CHECK (mode IN ('simulated', 'real')),
   ADD COLUMN IF NOT EXISTS environment text,
   ADD COLUMN IF NOT EXISTS account     text;  -- of real orders: the exchange's id of who trades
+-- The lease of the trading engine that works on it; see docs/scaling.md.
+ALTER TABLE bybit.history
+  ADD COLUMN IF NOT EXISTS journal      text,         -- where that engine keeps what is not stored yet
+  ADD COLUMN IF NOT EXISTS place        text,         -- that engine's host and process
+  ADD COLUMN IF NOT EXISTS renewals     bigint NOT NULL DEFAULT 0,  -- of the lease, five in LEASE_MS
+  ADD COLUMN IF NOT EXISTS standby_seen timestamptz;  -- when an engine that stands by looked at the lease last
 INSERT INTO bybit.history DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- Emptying a table empties what belongs to it: the system then starts from nothing.
@@ -995,6 +1001,10 @@ COMMENT ON COLUMN bybit.leftover.resolution IS 'dust: too small to be traded; tr
 COMMENT ON TABLE bybit.history IS 'One row: which history the order tables hold, and which trading engine accounts for it.';
 COMMENT ON COLUMN bybit.history.id IS 'Identifies the history; new when the orders are emptied';
 COMMENT ON COLUMN bybit.history.engine IS 'The trading engine process that may write; NULL until one has started';
+COMMENT ON COLUMN bybit.history.journal IS 'That engine''s journal: boot, file system and number of its lock file; an engine with the same journal takes over at once';
+COMMENT ON COLUMN bybit.history.place IS 'Host and process of that engine';
+COMMENT ON COLUMN bybit.history.renewals IS 'Counts up while that engine works; another one takes over that has not seen it change for LEASE_MS';
+COMMENT ON COLUMN bybit.history.standby_seen IS 'When an engine on standby looked at the lease last; NULL while none has since the last claim';
 COMMENT ON COLUMN bybit.history.one_row IS 'Always true: keeps the table at one row';
 COMMENT ON COLUMN bybit.history.mode IS 'Kind of orders, simulated or real; NULL until an engine starts';
 COMMENT ON COLUMN bybit.history.environment IS 'Bybit''s environment: demo, testnet or mainnet; NULL until an engine starts';

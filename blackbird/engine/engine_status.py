@@ -107,7 +107,9 @@ class EngineStatusSource:
             leftovers=[_leftover(each) for each in engine.leftovers.open.values()],
         )
 
-    def _activity(self) -> Literal["active", "recovering", "waiting"]:
+    def _activity(self) -> Literal["active", "recovering", "waiting", "standby"]:
+        if self._state.stands_by:
+            return "standby"
         if not self._is_connected():
             return "waiting"
         return "recovering" if self._state.engine is None else "active"

@@ -5,6 +5,8 @@ What came of a real trade, with its fills and leftovers, is written in one trans
 
 from __future__ import annotations
 
+import os
+import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
@@ -28,6 +30,7 @@ from blackbird.engine.history_rows import (
     refused_order_row,
     unwind_rows,
 )
+from blackbird.engine.lease import Holder, LeaseHeld, MayClaim, from_anybody
 from blackbird.engine.lookups import StoredTrade, find, find_trade
 from blackbird.runtime.process import InvalidSetup
 from blackbird.trading.books import Books
@@ -51,6 +54,10 @@ _RESOLVE = (
     "UPDATE bybit.leftover SET resolution = %s, resolved_at = %s"
     " WHERE trade_id = %s AND number = %s AND resolved_at IS NULL"
 )
+
+
+# For so long after it was seen last, an engine that stands by counts as there.
+STANDBY_SECONDS = 60
 
 
 class Fenced(Exception):
@@ -88,13 +95,23 @@ class ExecutionStore:
         self._mode = mode
         self._checkpoints = Checkpoints(orders)
 
-    def claim(self) -> str:
-        """Make this engine the active one, and return the history's id; raises OtherMode."""
+    def claim(self, journal: str = "", may_claim: MayClaim = from_anybody) -> str:
+        """Make this engine with its journal the active one, and return the history's id.
+
+        Raises OtherMode, and LeaseHeld where this engine may not claim the history from who holds it.
+        """
 
         def work(cursor: Cursor) -> str:
-            self._check_mode(cursor)
-            cursor.execute("UPDATE bybit.history SET engine = %s RETURNING id::text", (self._owner,))
-            return str(_only_row(cursor)[0])
+            self._check_mode(cursor)  # locks the row: what the holder is storing is committed first
+            holder = _holder(cursor)
+            if not may_claim(holder, journal):
+                raise LeaseHeld(f"{holder.place} works on this database")
+            cursor.execute(
+                "UPDATE bybit.history SET engine = %s, journal = %s, place = %s, renewals = renewals + 1,"
+                " standby_seen = NULL",
+                (self._owner, journal, f"{socket.gethostname()}, process {os.getpid()}"),
+            )
+            return holder.history_id
 
         return self._database.transaction(work)
 
@@ -278,6 +295,52 @@ class _Rows:
         self.fills += [fill_row(fill, booking.trade_id) for fill in booking.fills]
         self.leftovers += map(leftover_row, booking.leftovers)
         self.resolved += booking.resolved
+
+
+class StoredLease:
+    """The lease in the row that fences the other engines, on a connection of its own."""
+
+    def __init__(self, owner: uuid.UUID, database: DatabaseManager) -> None:
+        self.engine = str(owner)
+        self._database = database
+
+    def look(self) -> Holder:
+        """Return who has the lease, and let that engine know that another one stands by."""
+
+        def work(cursor: Cursor) -> Holder:
+            cursor.execute(
+                "UPDATE bybit.history SET standby_seen = clock_timestamp() WHERE engine <> %s", (self.engine,)
+            )
+            return _holder(cursor)
+
+        return self._database.transaction(work)
+
+    def renew(self) -> bool | None:
+        """Renew the lease; return whether another engine stands by, None: the lease is another engine's."""
+
+        def work(cursor: Cursor) -> bool | None:
+            cursor.execute(
+                "UPDATE bybit.history SET renewals = renewals + 1 WHERE engine = %s"
+                " RETURNING coalesce(standby_seen > clock_timestamp() - %s * interval '1 second', false)",
+                (self.engine, STANDBY_SECONDS),
+            )
+            row = cursor.fetchone()
+            return None if row is None else bool(row[0])
+
+        return self._database.transaction(work)
+
+    def give_back(self) -> None:
+        """Let anybody have the lease at once."""
+        self._database.transaction(
+            lambda cursor: cursor.execute(
+                "UPDATE bybit.history SET engine = NULL WHERE engine = %s", (self.engine,)
+            )
+        )
+
+
+def _holder(cursor: Cursor) -> Holder:
+    cursor.execute("SELECT id::text, engine::text, journal, place, renewals FROM bybit.history")
+    return Holder._make(_only_row(cursor))
 
 
 def _only_row(cursor: Cursor) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ A trade at the exchange is here from before its first order is sent, synced, unt
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,10 @@ class JournalInUse(Exception):
 
 
 class Journal:
-    """Records that wait to be stored, oldest first: an SQLite file that belongs to one process at a time."""
+    """Records that wait to be stored, oldest first: an SQLite file that belongs to one process at a time.
+
+    `identity` tells it from every other journal: who has opened it knows that its last owner is dead.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open or create the journal; raises JournalInUse."""
@@ -41,6 +45,8 @@ class Journal:
         except OSError:
             self._lock.close()
             raise JournalInUse(f"another trading engine has {path} open") from None
+        self.path = path
+        self.identity = _identity(self._lock.fileno())
         self._database = _open(path)
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS record (id INTEGER PRIMARY KEY, body BLOB NOT NULL)"
@@ -98,6 +104,13 @@ class Journal:
         self._syncer.close()
         self._database.close()
         self._lock.close()
+
+
+def _identity(lock: int) -> str:
+    """Return what no other journal of a running machine has: boot, file system, lock file."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    status = os.fstat(lock)
+    return f"{boot} {status.st_dev} {status.st_ino}"
 
 
 def _open(path: Path) -> sqlite3.Connection:

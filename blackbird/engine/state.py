@@ -13,6 +13,7 @@ from typing import Protocol
 
 from blackbird.engine.execution_store import Fenced, Recovering
 from blackbird.engine.journal import Journal, JournalInUse
+from blackbird.engine.lease import Lease, LeaseHeld, MayClaim, from_anybody
 from blackbird.engine.lookups import StoredTrade
 from blackbird.runtime.backoff import Backoff
 from blackbird.runtime.throttled_log import ThrottledLog
@@ -35,13 +36,14 @@ SHORTEST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 # How long orders wait for the database to say which engine is active, after a session was lost.
 ASK_OWNER_SECONDS = 1.0
+STANDBY_PAUSE = 0.5
 
 
 class History(Protocol):
     """What is stored of all that was decided, see ExecutionStore."""
 
-    def claim(self) -> str:
-        """Make this engine the active one, and return the history's id."""
+    def claim(self, journal: str = "", may_claim: MayClaim = from_anybody) -> str:
+        """Make this engine the active one, and return the history's id; raises LeaseHeld."""
 
     def enter_mode(self) -> None:
         """Mark the history as made in this engine's mode."""
@@ -71,11 +73,16 @@ class History(Protocol):
 class EngineState:
     """The engine's core and its journal; both are None until recovered, and when released.
 
-    Without a `history` there is no journal either, and the core lives in memory alone.
+    Without a `history` there is no journal either, and the core lives in memory alone. `lease` says whether
+    this engine may work on the history; None: it is the only one.
     """
 
     def __init__(
-        self, new_engine: Callable[[], TradingEngine], history: History | None, journals: Path
+        self,
+        new_engine: Callable[[], TradingEngine],
+        history: History | None,
+        journals: Path,
+        lease: Lease | None = None,
     ) -> None:
         self.engine: TradingEngine | None = None
         self.journal: Journal | None = None
@@ -83,12 +90,23 @@ class EngineState:
         self._has_engine = asyncio.Event()
         self._new_engine = new_engine
         self._history = history
+        self._lease = lease
         self._journals = journals
         self._checkpoint_id = 0
         self._restored: Books | None = None
         self._snapshot: Books | None = None
         self._database = WorkerThread("database")
         self._disk = WorkerThread("journal")
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether another engine works on the history, and this one waits for its turn."""
+        return self._lease is not None and self._lease.waits_for is not None
+
+    @property
+    def is_all_stored(self) -> bool:
+        """Whether the journal has nothing that the database lacks."""
+        return self.journal is None or not (self.journal.records or self.journal.open_trades())
 
     def invalidate(self) -> None:
         """Have the core recovered again: what it holds may be ahead of the journal."""
@@ -101,6 +119,37 @@ class EngineState:
         while self.engine is None:
             await self._has_engine.wait()
         return self.engine
+
+    async def await_turn(self, lost: asyncio.Future[None]) -> None:
+        """Return when no other engine works on the history; raises what the session was `lost` by."""
+        if self._lease is None:
+            return
+        waiting = ThrottledLog()
+        while True:
+            try:
+                if await self._lease.look(self._identity_of_journal):
+                    return
+                waiting.warn("standing by: %s works on this database", self._lease.waits_for)
+            except (DatabaseUnavailable, RowsRejected, sqlite3.Error, OSError) as error:
+                waiting.warn("recovery pending, no orders are taken: %s", error)
+            except JournalInUse as error:
+                self._lease.waits_for = str(error)
+                waiting.warn("standing by: %s", error)
+            await asyncio.wait([lost], timeout=STANDBY_PAUSE)
+            if lost.done():
+                lost.result()
+
+    def _identity_of_journal(self, history_id: str) -> str:
+        return self._open_journal(history_id).identity
+
+    def _open_journal(self, history_id: str) -> Journal:
+        path = self._journals / f"{history_id}.sqlite"
+        if self.journal is not None and self.journal.path != path:
+            self.journal.close()  # of a history that was emptied
+            self.journal = None
+        if self.journal is None:
+            self.journal = Journal(path)
+        return self.journal
 
     async def recover(self, lost: asyncio.Future[None]) -> TradingEngine:
         """Recover the core, as often as it takes; raises what the session was `lost` by meanwhile."""
@@ -122,15 +171,27 @@ class EngineState:
         history = self._history
         engine = self._new_engine()
         if history is not None:
-            self.history_id = await self._database.run(history.claim)
-            if self.journal is None:
-                self.journal = Journal(self._journals / f"{self.history_id}.sqlite")
+            self.history_id = await self._claim(history)
             while await self.store_pending():
                 pass
             await self._database.run(history.enter_mode)
             self._restored = await self._database.run(partial(history.replay, engine))
             self._checkpoint_id = self._restored.execution_id if self._restored else 0
         return engine
+
+    async def _claim(self, history: History) -> str:
+        lease = self._lease
+        if lease is None:
+            history_id = await self._database.run(history.claim)
+        elif self.journal is None:
+            raise LeaseHeld("the journal was left to another trading engine")
+        else:
+            asked = lease.now()
+            claim = partial(history.claim, self.journal.identity, lease.may_claim)
+            history_id = await self._database.run(claim)
+            lease.claimed(asked)
+        self._open_journal(history_id)
+        return history_id
 
     async def checkpoint_agrees(self) -> bool:
         """Return whether what is stored adds up to the checkpoint that the core began with, if any.
@@ -164,6 +225,8 @@ class EngineState:
         if self._history is None:
             return
         self.invalidate()
+        if self._lease is not None:
+            self._lease.lost()
         journal, self.journal = self.journal, None
         if journal is not None:
             # In the thread that syncs it, which may be about to.

@@ -237,7 +237,8 @@ class LeftoverStatus(msgspec.Struct, frozen=True):
 class EngineStatus(msgspec.Struct, frozen=True):
     """What the trading engine does."""
 
-    state: Literal["active", "recovering", "waiting"]  # waiting: no session, or another engine has the queue
+    # waiting: no session, or another engine has the queue; standby: another engine has the lease
+    state: Literal["active", "recovering", "waiting", "standby"]
     stores: bool  # DUMP_ORDER_TO_DB
     limit: Decimal  # MAX_RISK_OPEN_POSITION, quote coin, each leg
     risk_model: str

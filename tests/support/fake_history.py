@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from blackbird.engine.execution_store import Fenced, Recovering
+from blackbird.engine.lease import Holder, LeaseHeld, MayClaim, from_anybody
 from blackbird.engine.lookups import StoredTrade
 from blackbird.trading.books import Books
 from blackbird.trading.engine import TradingEngine
@@ -28,14 +29,17 @@ class FakeHistory:
         self.added: list[int] = []  # how many records each call brought
         self.steps: list[str] = []
         self.owned = False
+        self.holder = Holder(identifier, None, None, None, 0)
         self.checkpoint: Books | None = None
         self.checkpoint_agrees = True
         self.books_at_end: Books | None = None
         self.pairs: dict[str, Pair] = {}  # by trade
         self.looked_up: list[tuple[list[str], list[Order]]] = []
 
-    def claim(self) -> str:
+    def claim(self, journal: str = "", may_claim: MayClaim = from_anybody) -> str:
         self._step("claim")
+        if not may_claim(self.holder, journal):
+            raise LeaseHeld("another engine")
         self.owned = True
         return self.identifier
 

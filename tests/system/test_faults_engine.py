@@ -18,7 +18,9 @@ from tests.support.order_client import (
     random_orders,
     state_at_start,
 )
-from tests.support.workspace import Workspace, connect, wait_for
+from tests.support.workspace import Service, Workspace, connect, wait_for
+
+OWNER = "SELECT engine FROM bybit.history"
 
 
 def executions(place: Workspace) -> int:
@@ -153,7 +155,7 @@ def test_second_engine_waits_says_so_and_takes_over(place: Workspace) -> None:
     order = new_order()
     assert client.ask(order) == ACK
     second = place.start("trading_engine")
-    assert "another process does this work already" in second.first_warning()
+    await_standby(place)
     for _ in range(5):
         assert client.ask(new_order()) == ACK
     assert place.consumers("orders") == 1
@@ -163,28 +165,104 @@ def test_second_engine_waits_says_so_and_takes_over(place: Workspace) -> None:
     assert second.is_running
 
 
-def test_engine_that_was_overtaken_makes_way_and_later_knows_what_the_other_did(place: Workspace) -> None:
+def test_engine_with_the_journal_of_one_that_sleeps_stands_by_until_that_is_dead(place: Workspace) -> None:
     client = OrderClient(place)
     with BrokerProxy(place) as proxy:
         first = place.start_engine(MAX_RISK_OPEN_POSITION="1000", RABBITMQ_PORT=proxy.port)
         assert client.ask(new_order(size=4)) == ACK
-        claimed = "SELECT engine FROM bybit.history"
-        owner = place.query(claimed)
+        owner = place.query(OWNER)
         second = place.start("trading_engine", MAX_RISK_OPEN_POSITION="1000")
-        wait_for(second.broker_connections, "the second connected")
+        await_standby(place)
         # The first stands still for so long that the broker gives it up.
         first.pause()
         assert proxy.cut() == 1
-        wait_for(lambda: place.query(claimed) != owner, "the second has taken the history over")
         first.go_on()
         order = new_order(size=5)
         assert client.settle([order])[order["order_id"]] == ACK
-        second.kill()
-        assert client.ask(order) == ACK, "the first knows what the second executed"
+        assert place.query(OWNER) == owner
+        first.kill()
+        assert client.ask(order) == ACK, "the second knows what the first executed"
         assert client.ask(new_order(size=2))["info"] == "risk limit exceed"
+        assert place.query(OWNER) != owner
         wait_for(lambda: executions(place) == 2)
         assert client.open_spreads() == Accounts(place).open_spreads
-        assert first.stop() == 0
+        assert second.stop() == 0
+
+
+@pytest.mark.parametrize("quorum", [False, True], ids=["classic queue", "quorum queue"])
+def test_standby_with_a_journal_of_its_own_takes_over_from_a_dead_engine(
+    place: Workspace, *, quorum: bool
+) -> None:
+    if quorum:  # which grants any number of exclusive consumers
+        place.channel().queue_declare("orders", durable=True, arguments={"x-queue-type": "quorum"})
+    first = with_own_journal(place, "first")
+    place.await_ready(first)
+    second = with_own_journal(place, "second")
+    client = OrderClient(place)
+    await_standby(place)
+    order = new_order()
+    assert client.ask(order) == ACK
+    wait_for(lambda: executions(place) == 1)
+    assert place.consumers("orders") == 1
+    first.kill()
+    assert client.ask(new_order()) == ACK
+    assert client.ask(order) == ACK
+    assert len(client.open_spreads()) == 2
+    wait_for(lambda: executions(place) == 2)
+    assert second.stop() == 0
+    assert place.query(OWNER) == [(None,)]
+
+
+def test_standby_takes_over_at_once_from_an_engine_that_ends_in_order(place: Workspace) -> None:
+    # It would have to wait a minute for a lease that is not given back.
+    first = with_own_journal(place, "first", LEASE_MS="60000")
+    place.await_ready(first)
+    with_own_journal(place, "second", LEASE_MS="60000")
+    await_standby(place)
+    client = OrderClient(place)
+    assert client.ask(new_order()) == ACK
+    assert first.stop() == 0
+    assert client.ask(new_order()) == ACK
+    assert len(client.open_spreads()) == 2
+
+
+def test_engine_that_slept_longer_than_its_lease_executes_nothing_more(place: Workspace) -> None:
+    # A quorum queue keeps nobody out: the lease alone does.
+    place.channel().queue_declare("orders", durable=True, arguments={"x-queue-type": "quorum"})
+    first = with_own_journal(place, "first")
+    place.await_ready(first)
+    second = with_own_journal(place, "second")
+    await_standby(place)
+    client = OrderClient(place)
+    assert client.ask(new_order()) == ACK
+    wait_for(lambda: executions(place) == 1)
+    owner = place.query(OWNER)
+    first.pause()
+    wait_for(lambda: place.query(OWNER) != owner, "the second has taken the history over")
+    orders = [new_order(size=number) for number in range(1, 11)]
+    for order in orders:  # some of them go to the one that sleeps
+        client.send(order, order["order_id"])
+    first.go_on()
+    assert client.settle(orders) == {order["order_id"]: ACK for order in orders}
+    wait_for(lambda: executions(place) == 11)
+    assert client.open_spreads() == Accounts(place).open_spreads
+    await_standby(place)  # which is the first, now
+    assert first.stop() == 0
+    assert second.is_running
+
+
+def await_standby(place: Workspace) -> None:
+    """Wait until an engine waits for another one's lease."""
+    place.query("UPDATE bybit.history SET standby_seen = NULL")
+    wait_for(
+        lambda: place.query("SELECT true FROM bybit.history WHERE standby_seen IS NOT NULL"), "a standby"
+    )
+
+
+def with_own_journal(place: Workspace, name: str, **settings: str) -> Service:
+    """Start an engine as on another host: no common journal keeps it apart from others."""
+    lease = {"LEASE_MS": "2000"}
+    return place.start("trading_engine", JOURNAL_PATH=str(place.folder / name), **{**lease, **settings})
 
 
 def test_engine_overtaken_in_its_sleep_by_one_with_another_journal_reads_its_state_anew(
@@ -193,14 +271,13 @@ def test_engine_overtaken_in_its_sleep_by_one_with_another_journal_reads_its_sta
     # Two checkouts on one broker and database: no common journal keeps them apart.
     client = OrderClient(place)
     with BrokerProxy(place) as proxy:
-        first = place.start_engine(
-            JOURNAL_PATH=str(place.folder / "first"), RABBITMQ_PORT=proxy.port, MAX_RISK_OPEN_POSITION="1000"
-        )
+        first = with_own_journal(place, "first", RABBITMQ_PORT=proxy.port, MAX_RISK_OPEN_POSITION="1000")
+        place.await_ready(first)
         assert client.ask(new_order()) == ACK
         wait_for(lambda: executions(place) == 1)
         first.pause()
         assert proxy.cut() == 1
-        second = place.start_engine(JOURNAL_PATH=str(place.folder / "second"))
+        second = with_own_journal(place, "second")
         order = new_order(size=8)
         assert client.settle([order])[order["order_id"]] == ACK
         wait_for(lambda: executions(place) == 2)

@@ -122,9 +122,9 @@ def test_there_is_one_collector_at_a_time() -> None:
     assert (collector["replicas"], collector["strategy"]) == (1, {"type": "Recreate"})
 
 
-def test_the_one_trading_engine_keeps_its_journal_on_a_volume() -> None:
+def test_each_trading_engine_keeps_its_journal_on_a_volume_of_its_own() -> None:
     trading = objects("without a monitor")["StatefulSet", "test-trading"]["spec"]
-    assert trading["replicas"] == 1
+    assert trading["replicas"] == 2
     (claim,) = trading["volumeClaimTemplates"]
     assert claim["spec"]["storageClassName"] == "fast"
     (container,) = trading["template"]["spec"]["containers"]
