@@ -305,6 +305,7 @@ class Settings(Servers):
     RABBITMQ_TLS: Switch = False
     RABBITMQ_CA_FILE: CaFile = ""
     RABBITMQ_FAST_PATH: Switch = True
+    SIGNAL_PARTITIONS: int = Field(default=0, ge=0, le=256)
     ALLOW_REMOTE_GUEST: Switch = False
 
     # Exchange
@@ -324,6 +325,8 @@ class Settings(Servers):
     PUBLISH_BUFFER: int = Field(default=20_000, ge=100, le=10_000_000)
 
     # Signal engine
+    SIGNAL_ENGINES: int = Field(default=1, ge=1, le=256)
+    SIGNAL_ENGINE: int = Field(default=0, ge=0, le=255)
     MAX_BOOK_AGE_MS: int = Field(default=10_000, ge=0, le=86_400_000)
     MAX_LAG_MS: int = Field(default=1000, ge=0, le=86_400_000)
     # As long as an order is valid (ORDER_TIMEOUT_MS): a price older than that is no basis for a new order.
@@ -400,6 +403,7 @@ class Settings(Servers):
             "tls": self.RABBITMQ_TLS,
             "ca_file": self.RABBITMQ_CA_FILE,
             "fast_path": self.RABBITMQ_FAST_PATH,
+            "partitions": self.SIGNAL_PARTITIONS,
         }
 
     @property
@@ -432,6 +436,19 @@ class Settings(Servers):
     def _keys_for_real_orders(self) -> Self:
         if self.REAL_ORDER_SENDING and not (self.API_KEY and self.API_SECRET):
             raise InvalidSetting("REAL_ORDER_SENDING: expected API_KEY and API_SECRET with it, were empty")
+        return self
+
+    @model_validator(mode="after")
+    def _every_engine_has_a_partition(self) -> Self:
+        engines, partitions = self.SIGNAL_ENGINES, self.SIGNAL_PARTITIONS
+        if engines > 1 and partitions < engines:
+            raise InvalidSetting(
+                f"SIGNAL_ENGINES: expected at most SIGNAL_PARTITIONS ({partitions}), was {engines}"
+            )
+        if engines <= self.SIGNAL_ENGINE:
+            raise InvalidSetting(
+                f"SIGNAL_ENGINE: expected a number below SIGNAL_ENGINES ({engines}), was {self.SIGNAL_ENGINE}"
+            )
         return self
 
     @model_validator(mode="after")

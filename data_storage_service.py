@@ -22,6 +22,7 @@ from pika.spec import Basic, BasicProperties
 from blackbird.broker.parameters import BrokerParameters
 from blackbird.broker.session import Session, SessionLost, connection_parameters, keep_session
 from blackbird.broker.status_publisher import reporting
+from blackbird.broker.topology import STORAGE
 from blackbird.bybit.environment import OrderMode
 from blackbird.market.fields import InvalidMessage
 from blackbird.runtime.failure_log import FailureLog
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 # Two batches: one that the database is busy with, and one that fills meanwhile.
 BATCH = 2000
 UNACKNOWLEDGED = 2 * BATCH
+# Of each partition at least so many, or a busy one would be slow.
+LEAST_PREFETCH = 500
 # The contract gives a service 5 s to end.
 DRAIN_SECONDS = 3.0
 
@@ -78,7 +81,9 @@ class DataStorageService:
         self._writer: BatchWriter[UpdateKey] = BatchWriter(
             store, BATCH, ping_seconds=None if discard else PING_SECONDS
         )
-        self._intake = Intake(self._writer, self._on_delivery)
+        queues = broker.layout.queues(STORAGE)
+        self._prefetch = max(UNACKNOWLEDGED // len(queues), LEAST_PREFETCH)
+        self._intake = Intake(self._writer, self._on_delivery, queues)
         self._session: Session | None = None
         self._failures = FailureLog()
         self.status = StorageStatusSource(
@@ -118,7 +123,7 @@ class DataStorageService:
     async def _open(self, session: Session) -> None:
         self._writer.start_session(session)
         await session.declare_feed()
-        await session.set_prefetch(UNACKNOWLEDGED)
+        await session.set_prefetch(self._prefetch)
         self._session = session
         await self._intake.start_session(session)
 

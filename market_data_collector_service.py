@@ -21,6 +21,7 @@ from typing import Any
 
 import uvicorn
 
+from blackbird.broker.feed_layout import FeedLayout
 from blackbird.broker.session import connection_parameters, keep_session, session_opener
 from blackbird.broker.status_publisher import reporting
 from blackbird.bybit.connection import Connector
@@ -63,8 +64,11 @@ class MarketDataCollector:
     """The collector's parts, put together from the settings."""
 
     def __init__(self, pace: LoadPace) -> None:
-        self._publisher = FeedPublisher(self._on_gap, buffer=Config.PUBLISH_BUFFER, on_read=pace.count)
-        self._feeds = FeedManager(self._publisher, self._streams())
+        layout = FeedLayout(Config.SIGNAL_PARTITIONS)
+        self._publisher = FeedPublisher(
+            self._on_gap, buffer=Config.PUBLISH_BUFFER, on_read=pace.count, layout=layout
+        )
+        self._feeds = FeedManager(self._publisher, self._streams(), on_key=self._publisher.assign)
         self._link = BrokerLink(
             self._publisher,
             restore=Config.RESTORE_SUBSCRIPTIONS,
@@ -72,7 +76,8 @@ class MarketDataCollector:
             on_resync=self._feeds.request_snapshots,
         )
         self._view = SystemView(
-            session_opener(connection_parameters(**Config.BROKER_CONFIG, name="collector view"))
+            session_opener(connection_parameters(**Config.BROKER_CONFIG, name="collector view")),
+            layout=layout,
         )
         self.status = CollectorStatusSource(self._feeds, self._publisher)
         self._server = Server(

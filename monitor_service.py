@@ -77,7 +77,7 @@ class MonitorService:
         self._board = Board()
         self._history = History()
         self._backfill = Backfill(self._board, self._history)
-        self._queues = QueueWatch(partial(Session.open, broker))
+        self._queues = QueueWatch(partial(Session.open, broker), broker.layout)
         self._facts: Facts | None = None
         self._thread = WorkerThread("database")
         self._unread = ThrottledLog()

@@ -1,7 +1,8 @@
 """Signal engine: keeps the books of each matching group, sends the orders that open and close spreads.
 
 Here its parts are put together: `Signal` decides; `GroupLanes` takes messages to it in order, and its orders
-to the `OrderManager`; `SubscriptionMap`, `SnapshotRequests` and `AckTracker` do what their names say.
+to the `OrderManager`; `SubscriptionMap`, `SnapshotRequests` and `AckTracker` do what their names say. Where
+the feed is divided, this is one of several engines, and `Partitions` stands between it and the broker.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from blackbird.runtime.failure_log import FailureLog
 from blackbird.runtime.process import parse_arguments, run_service
 from blackbird.runtime.status_report import Identity
 from blackbird.signals.ack_tracker import AckTracker
+from blackbird.signals.division import Division
 from blackbird.signals.group_lane import GroupLanes, LaneContext, PendingUpdate
 from blackbird.signals.order_manager import OrderManager
+from blackbird.signals.partitions import Partitions
 from blackbird.signals.quotes import QuotePublisher
 from blackbird.signals.signal_status import SignalStatusSource
 from blackbird.signals.snapshot_requests import SnapshotRequests
@@ -50,6 +53,8 @@ __all__ = ["OpenSpreads", "OrderManager", "Pair", "Signal", "SignalService", "Sp
 logger = logging.getLogger(__name__)
 
 PREFETCH = 2000
+# Of each partition at least so many: messages wait while one that led to an order does.
+LEAST_PREFETCH = 500
 HOUSEKEEPING_SECONDS = 0.05  # between acknowledgements, and between looks at which snapshots are due
 STOP_SECONDS = 3.0  # for the replies to orders in flight
 
@@ -58,7 +63,14 @@ class SignalService:
     """The signal engine between broker and trading engine."""
 
     def __init__(
-        self, broker: BrokerParameters, signal: Signal, orders: OrderManager, failures: FailureLog
+        self,
+        broker: BrokerParameters,
+        signal: Signal,
+        orders: OrderManager,
+        failures: FailureLog,
+        *,
+        engine: int = 0,
+        engines: int = 1,
     ) -> None:
         self._broker = broker
         self._signal = signal
@@ -66,9 +78,26 @@ class SignalService:
         self._failures = failures
         self._session: Session | None = None
         self._acks = AckTracker(self._acknowledge)
-        self._lanes = GroupLanes(LaneContext(signal, orders, self._acks, failures, self._reject))
+        layout = broker.layout
+        division = Division(layout, signal.keeper) if layout.partitions else None
+        context = LaneContext(
+            signal, orders, self._acks, failures, self._reject, keeps_ordering=division is not None
+        )
+        self._lanes = GroupLanes(context, division)
         self._map = SubscriptionMap(self._apply_subscriptions, failures)
         self._snapshots = SnapshotRequests(self._request_snapshot, self._gaps_of)
+        self._partitions: Partitions | None = None
+        if division is not None:
+            self._partitions = Partitions(
+                signal,
+                self._lanes,
+                division,
+                self._snapshots.request,
+                partitions=layout.partitions,
+                engine=engine,
+                engines=engines,
+            )
+        self._prefetch = max(PREFETCH // max(layout.partitions, 1), LEAST_PREFETCH)
         self._quotes = QuotePublisher(
             signal.keeper, self._lanes.last_updates.get, self._publish_quote, milliseconds
         )
@@ -86,7 +115,8 @@ class SignalService:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Work until `stop`; then wait for the replies to orders in flight, at most 3 s."""
-        self._lanes.ask_open_spreads()
+        if self._partitions is None:
+            self._lanes.ask_open_spreads()
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(keep_session(self._broker, self._open)),
             asyncio.create_task(self._repeat(HOUSEKEEPING_SECONDS, "acknowledging", self._acks.flush)),
@@ -109,13 +139,21 @@ class SignalService:
             await asyncio.wait(tasks, timeout=2)
 
     async def _open(self, session: Session) -> None:
-        """Take the book queue for this engine alone; begin with the newest subscription map."""
+        """Take the books of all groups, or of this engine's partitions; begin with what is subscribed."""
         self._acks.restart()
         self._lanes.restart()
         await session.declare_feed()
         await session.declare_queue(ORDERS)
-        await session.set_prefetch(PREFETCH)
+        await session.set_prefetch(self._prefetch)
         self._session = session
+        if self._partitions is None:
+            await self._take_all(session)
+        else:
+            await self._orders.attach(session)
+            await self._partitions.open(session, self._on_delivery)
+
+    async def _take_all(self, session: Session) -> None:
+        """Take the book queue for this engine alone; begin with the newest subscription map."""
         try:
             # The consumer of this queue is the signal engine; a second one waits here.
             await self._map.follow(session)
@@ -185,6 +223,8 @@ class SignalService:
     def _update_requests(self) -> None:
         if self._session is not None and self._session.is_open:
             self._snapshots.update(self._signal.keeper.needs_snapshot)
+            if self._partitions is not None:
+                self._partitions.release_idle()
 
     def _request_snapshot(self, instrument: Instrument) -> None:
         with contextlib.suppress(SessionLost):
@@ -233,7 +273,14 @@ def main() -> None:
     )
     failures = FailureLog()
     broker = connection_parameters(**Config.BROKER_CONFIG, name="signal engine")
-    service = SignalService(broker, signal, OrderManager(failures), failures)
+    service = SignalService(
+        broker,
+        signal,
+        OrderManager(failures),
+        failures,
+        engine=Config.SIGNAL_ENGINE,
+        engines=Config.SIGNAL_ENGINES,
+    )
     mode = OrderMode.of(**Config.ORDER_CONFIG)
 
     async def serve(stop: asyncio.Event) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg2
 
+from blackbird.broker.feed_layout import FeedLayout
 from blackbird.broker.topology import ORDERS, QUOTE, SIGNAL, STORAGE
 from config import Config
 from database_manager import Cursor
@@ -191,7 +192,8 @@ async def _finish(supervisor: Supervisor, terminal: Terminal, *, drain: bool, mu
     clean = True
     if drain:
         clean = await supervisor.stop("market_data_collector_service")
-        await _wait_until_empty(STORAGE, SIGNAL)
+        layout = FeedLayout(Config.SIGNAL_PARTITIONS)
+        await _wait_until_empty(*layout.queues(STORAGE), *layout.queues(SIGNAL))
         clean = await supervisor.stop("signal_service") and clean
         await _wait_until_empty(ORDERS, QUOTE)
     clean = await supervisor.stop() and clean
@@ -226,7 +228,8 @@ def read_summary() -> Summary:
 
     Raises BrokerUnavailableError or psycopg2.Error.
     """
-    unstored = look_up(Config.BROKER_CONFIG, STORAGE)[STORAGE].messages
+    queues = FeedLayout(Config.SIGNAL_PARTITIONS).queues(STORAGE)
+    unstored = sum(state.messages for state in look_up(Config.BROKER_CONFIG, *queues).values())
     where: dict[str, Any] = {**Config.DB_CONFIG, "connect_timeout": 5, "options": "-c statement_timeout=30s"}
     connection = psycopg2.connect(**where)
     try:

@@ -14,6 +14,7 @@ from typing import Any
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
+from blackbird.broker.feed_layout import FeedLayout
 from blackbird.broker.session import connection_parameters
 from blackbird.broker.topology import ORDERS, SIGNAL, STORAGE
 from config import Config
@@ -69,7 +70,9 @@ def _look_up(connection: pika.BlockingConnection, queue: str) -> QueueState:
 def main() -> None:
     """Print the queues that have consumers, none where the broker or the virtual host is not there."""
     with contextlib.suppress(BrokerUnavailableError):
-        states = look_up(Config.BROKER_CONFIG, STORAGE, SIGNAL, ORDERS)
+        layout = FeedLayout(Config.SIGNAL_PARTITIONS)
+        queues = (*layout.queues(STORAGE), *layout.queues(SIGNAL), ORDERS)
+        states = look_up(Config.BROKER_CONFIG, *queues)
         print(" ".join(queue for queue, state in states.items() if state.consumers))
 
 

@@ -7,8 +7,9 @@ import logging
 from pika.channel import Channel
 
 from blackbird.broker.errors import DeclaredOtherwise, SessionLost
+from blackbird.broker.feed_layout import FeedLayout, queue_arguments
 from blackbird.broker.rpc import Rpc
-from blackbird.broker.topology import EXCHANGE, FEED_QUEUES, QUEUE_ARGUMENTS
+from blackbird.broker.topology import EXCHANGE
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +21,11 @@ class Declarations:
     set outlives the session, because such a declaration ends it.
     """
 
-    def __init__(self, channel: Channel, rpc: Rpc, foreign_queues: set[str]) -> None:
+    def __init__(self, channel: Channel, rpc: Rpc, foreign_queues: set[str], layout: FeedLayout) -> None:
         self._channel = channel
         self._rpc = rpc
         self._foreign_queues = foreign_queues
+        self._layout = layout
         self._exchange = False
         self._queues: dict[str, None] = {}
         self._bindings: dict[tuple[str, str], None] = {}
@@ -32,7 +34,7 @@ class Declarations:
         """Declare one of the durable queues and return how many messages wait in it."""
         self._queues[name] = None
         passive = name in self._foreign_queues
-        arguments = QUEUE_ARGUMENTS[name] or None
+        arguments = queue_arguments(name)
         try:
             declared = await self._rpc(
                 lambda done: self._channel.queue_declare(
@@ -67,7 +69,7 @@ class Declarations:
     async def declare_feed(self) -> None:
         """Declare the exchange, and the queues that are bound to it."""
         await self.declare_exchange()
-        for queue, key in FEED_QUEUES.items():
+        for queue, key in self._layout.bindings().items():
             await self.declare_queue(queue)
             await self.bind(queue, key)
 

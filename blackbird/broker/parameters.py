@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import pika
 
+from blackbird.broker.feed_layout import FeedLayout
+
 # Seconds: to reach the port, and to be connected with all that this needs.
 CONNECT_SECONDS = 5
 HANDSHAKE_SECONDS = 10
@@ -22,6 +24,7 @@ class BrokerParameters(pika.ConnectionParameters):
     fast_path = True
     # Further nodes of the broker's cluster: host and port.
     more_hosts: Sequence[tuple[str, int]] = ()
+    layout = FeedLayout()
 
     def of_each_host(self) -> list[BrokerParameters]:
         """Return the parameters of a connection to each node of the broker's cluster, this one's first."""
@@ -57,13 +60,14 @@ def connection_parameters(
     fast_path: bool = True,
     name: str = "blackbird",
     more_hosts: Sequence[tuple[str, int]] = (),
+    partitions: int = 0,
 ) -> BrokerParameters:
     """Return the parameters of a connection; `heartbeat` is in seconds.
 
     With `tls` the broker's certificate must be valid for `host` and signed by an authority of `ca_file` (PEM)
     or, where that is empty, of the system; raises OSError for a file that cannot be used. `name` is what
     RabbitMQ's screens call connection and consumers. `more_hosts` are other nodes of the same cluster, which
-    are tried in turn.
+    are tried in turn. `partitions` see FeedLayout.
     """
     options = None
     if tls:
@@ -82,4 +86,5 @@ def connection_parameters(
     parameters.name = name
     parameters.fast_path = fast_path
     parameters.more_hosts = tuple(more_hosts)
+    parameters.layout = FeedLayout(partitions)
     return parameters

@@ -26,6 +26,7 @@ _PUBLISHED_AT = b"\x0cpublished_atl"  # the name of a header, and the type of a 
 _NUMBER = b"\x06numberl"
 _unpack_publication = struct.Struct(f">q{len(_NUMBER)}sq").unpack_from
 _PUBLICATION_BYTES = 24
+_SEQUENCE = b"\x08sequencel"
 _FLAGS_BYTES = 2
 _flags = struct.Struct(">H")
 
@@ -92,6 +93,16 @@ def publication(properties: BasicProperties) -> tuple[int | None, int | None]:
             if name == _NUMBER:
                 return published, number
     return published_at(properties), _number_header(properties, "number")
+
+
+def sequence(properties: BasicProperties) -> int | None:
+    """Return the header `sequence`, which counts the pushes of a partition, None where it is not a number."""
+    if isinstance(properties, DeliveredProperties):
+        encoded = properties.encoded
+        at = encoded.find(_SEQUENCE)
+        if at >= 0:
+            return int.from_bytes(encoded[at + 10 : at + 18], "big", signed=True)
+    return _number_header(properties, "sequence")
 
 
 def _number_header(properties: BasicProperties, name: str) -> int | None:

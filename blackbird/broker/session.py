@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from blackbird.broker.acknowledgements import Acknowledgements
 from blackbird.broker.connection import Connection, OnBlocked
 from blackbird.broker.declarations import Declarations
 from blackbird.broker.errors import QueueInUse, SessionLost, session_loss
+from blackbird.broker.feed_layout import kind_of
 from blackbird.broker.handler_edge import DeadLetter, guarded, guarded_confirm, settled_first
 from blackbird.broker.parameters import BrokerParameters, connection_parameters
 from blackbird.broker.rpc import Rpc
@@ -67,7 +68,8 @@ class Session:
         fast = connection.parameters.fast_path
         self._fast_path = connection.stream if fast else None
         self._send = partial(connection.stream.publish, channel) if fast else channel.basic_publish
-        declarations = Declarations(channel, self._rpc, foreign_queues)
+        self.layout = connection.parameters.layout
+        declarations = Declarations(channel, self._rpc, foreign_queues, self.layout)
         self.declare_queue = declarations.declare_queue
         self.declare_exchange = declarations.declare_exchange
         self.declare_feed = declarations.declare_feed
@@ -114,6 +116,13 @@ class Session:
         """Why the broker takes no messages of this session (memory or disk alarm), None while it does."""
         return self._connection.blocked
 
+    @property
+    def broker_version(self) -> tuple[int, int]:
+        """The broker's version, as (3, 13); raises SessionLost."""
+        version = str((self.channel.connection.server_properties or {})["version"])
+        major, minor, *_ = version.split(".")
+        return int(major), int(minor)
+
     # --- topology --------------------------------------------------------------------------------
 
     async def redeclare(self) -> None:
@@ -136,16 +145,18 @@ class Session:
         auto_ack: bool = False,
         label: str | None = None,
         dead_letter: DeadLetter | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> str:
         """Start a consumer and return its tag; raises QueueInUse where another has `queue` to itself.
 
         An exception of `on_message` is logged, its message goes to `dead_letter` (default: the dead-letter
         queue; from a queue without one it is dropped) and is acknowledged, and session and other messages go
-        on. `label` ends the consumer's name in RabbitMQ's screens.
+        on. `label` ends the consumer's name in RabbitMQ's screens. `arguments` are the broker's.
         """
-        if queue in QUEUE_ARGUMENTS:
-            self.channel.queue_declare(dead_letter_queue(queue), durable=True)
-            dead_letter = dead_letter or partial(self.dead_letter, queue)
+        kind = kind_of(queue)
+        if kind in QUEUE_ARGUMENTS:
+            self.channel.queue_declare(dead_letter_queue(kind), durable=True)
+            dead_letter = dead_letter or partial(self.dead_letter, kind)
         tag = self._connection.parameters.consumer_tag(label or queue)
         settle = self._acknowledgements.settle if auto_ack else self.acknowledge
         handler = guarded(on_message, label or queue, dead_letter, settle, self._failures)
@@ -153,7 +164,9 @@ class Session:
             handler = settled_first(handler, settle)
 
         def start(done: Callable[..., None]) -> None:
-            self.channel.basic_consume(queue, handler, auto_ack, exclusive, tag, callback=done)
+            self.channel.basic_consume(
+                queue, handler, auto_ack, exclusive, tag, dict(arguments or {}), callback=done
+            )
             if self._fast_path is not None:
                 self._fast_path.register(self.channel, tag, handler)
 

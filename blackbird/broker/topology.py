@@ -15,6 +15,7 @@ SUBSCRIPTION = "subscription"
 QUOTE = "quote"
 RESYNC = "resync"
 STATUS = "status"
+FEEDS = "feeds"  # what is subscribed, with matching keys; only where the feed is divided into partitions
 ORDERS = "orders"
 # Replies to this address come by themselves to the channel that asked: a queue less on the way.
 # https://www.rabbitmq.com/docs/direct-reply-to

@@ -9,16 +9,18 @@ from collections.abc import Callable
 from pika.spec import BasicProperties
 
 from blackbird.broker.session import Session, SessionLost
-from blackbird.broker.topology import COLLECTOR_SUBSCRIPTIONS, EXCHANGE, PERSISTENT, SUBSCRIPTION
+from blackbird.broker.topology import COLLECTOR_SUBSCRIPTIONS, EXCHANGE, FEEDS, PERSISTENT, SUBSCRIPTION
 
 
 class Announcements:
     """Publishes the subscription map, and the subscriptions for the next start of the collector.
 
-    Only the newest counts. `pending` are those published and not confirmed, by delivery tag.
+    Only the newest counts. With `to_feeds` the latter go to `feeds` too, for others to read. `pending` are
+    those published and not confirmed, by delivery tag.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, to_feeds: bool = False) -> None:
+        self._to_feeds = to_feeds
         self.pending: dict[int, asyncio.Future[None]] = {}
         self._newest: tuple[bytes, bytes] | None = None
         # Done when the broker has the newest; None before there are any.
@@ -44,6 +46,9 @@ class Announcements:
         with contextlib.suppress(SessionLost):
             session.publish(EXCHANGE, SUBSCRIPTION, subscriptions, properties)
             take_tag()
+            if self._to_feeds:
+                session.publish(EXCHANGE, FEEDS, saved, properties)
+                take_tag()
             session.publish("", COLLECTOR_SUBSCRIPTIONS, saved, properties)
             self.pending[take_tag()] = self._confirmed
 

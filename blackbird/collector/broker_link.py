@@ -13,9 +13,9 @@ from pika.spec import Basic, BasicProperties
 from blackbird.broker.session import Session, SessionLost
 from blackbird.broker.topology import COLLECTOR_NUMBERS, COLLECTOR_SUBSCRIPTIONS, PERSISTENT, RESYNC, is_worn
 from blackbird.collector.publisher import FeedPublisher
-from blackbird.collector.saved_subscriptions import SavedSubscription, decode_saved
 from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
+from blackbird.market.saved_subscriptions import SavedSubscription, decode_saved
 from blackbird.market.subscriptions import decode_resync
 
 logger = logging.getLogger(__name__)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from blackbird.bybit.stream import Stream, StreamContext, SubscriptionStatus
-from blackbird.collector.saved_subscriptions import SavedSubscription, encode_saved
 from blackbird.collector.stream_tasks import StreamTasks
 from blackbird.market.instrument import Instrument
+from blackbird.market.saved_subscriptions import SavedSubscription, encode_saved
 from blackbird.market.subscriptions import encode_subscriptions
 
 logger = logging.getLogger(__name__)
@@ -40,14 +40,20 @@ class FeedManager:
     """The subscriptions and the streams that serve them.
 
     Nothing is published of the subscriptions before `restore`: consumers would drop the instruments that are
-    about to be restored.
+    about to be restored. `on_key` is called with an instrument's matching key before a push has it.
     """
 
-    def __init__(self, publisher: MapPublisher, context: StreamContext) -> None:
+    def __init__(
+        self,
+        publisher: MapPublisher,
+        context: StreamContext,
+        on_key: Callable[[Instrument, str], None] = lambda *_: None,
+    ) -> None:
         self.subscriptions: dict[str, list[str]] = {}
         self.matching_key: dict[tuple[str, str], str] = {}
         self._publisher = publisher
         self._context = context
+        self._on_key = on_key
         # Streams of subscriptions, and of those that the exchange has not answered yet.
         self._streams: dict[Instrument, Stream] = {}
         self._tasks = StreamTasks()
@@ -167,6 +173,7 @@ class FeedManager:
             self._announce()
 
     def _change_key(self, stream: Stream, matching_key: str) -> None:
+        self._on_key(stream.instrument, matching_key)
         stream.set_matching_key(matching_key)
         if stream.instrument in self.matching_key:
             logger.info("%s: matching key %r from now on", stream.instrument, matching_key)
@@ -221,6 +228,7 @@ class FeedManager:
     # --- streams -----------------------------------------------------------------------------
 
     def _add_stream(self, instrument: Instrument, matching_key: str) -> Stream:
+        self._on_key(instrument, matching_key)
         stream = Stream(instrument, matching_key, self._context, self._on_status)
         self._streams[instrument] = stream
         return stream

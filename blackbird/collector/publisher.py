@@ -1,6 +1,7 @@
 """Publishing of the collector: every push in order and confirmed, within a bounded buffer.
 
-Each push is published once, persistent, and the broker routes it to `storage` and `signal` both. What the
+Each push is published once, persistent, and the broker routes it to `storage` and `signal` both, with
+partitions to the queues of its own. What the
 broker has not confirmed when a session ends is published again on the next one; without a session, pushes
 wait in the buffer, and the oldest are dropped when it is full.
 """
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -20,16 +20,17 @@ from typing import NamedTuple
 
 from pika.spec import Basic, BasicProperties
 
+from blackbird.broker.feed_layout import FeedLayout
 from blackbird.broker.session import Session, SessionLost
 from blackbird.broker.topology import (
     COLLECTOR_NUMBERS,
     EXCHANGE,
     PERSISTENT,
-    SIGNAL,
     STORAGE,
 )
 from blackbird.collector.announcements import Announcements
 from blackbird.collector.message_numbers import MessageNumbers
+from blackbird.collector.push_properties import MakeProperties, PropertiesOfGroups, PushProperties
 from blackbird.market.instrument import Instrument
 from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.status.histogram import MillisecondHistogram
@@ -41,38 +42,13 @@ MOST_UNCONFIRMED = 2000
 # One push in so many has its confirmation timed: timing all of them would cost two per cent of a push.
 CONFIRM_SAMPLE = 8
 
-# Values that stand for those of a push in the encoded properties.
-_PUBLISHED_AT, _NUMBER = 0x7153_2947_1153_2947, 0x7153_2947_1153_2948
-_pack_number = struct.Struct(">q").pack
-
-
-class _PushProperties(BasicProperties):
-    """Properties of a push: encoded once but for two numbers, since encoding costs more than the rest."""
-
-    _before, _rest = b"".join(
-        BasicProperties(
-            delivery_mode=PERSISTENT,
-            content_type="application/json",
-            # CC: the broker routes the one message to this key too.
-            headers={"CC": [SIGNAL], "published_at": _PUBLISHED_AT, "number": _NUMBER},
-        ).encode()
-    ).split(_pack_number(_PUBLISHED_AT))
-    _between, _after = _rest.split(_pack_number(_NUMBER))
-    _pack = struct.Struct(f">q{len(_between)}sq").pack
-
-    def __init__(self, received_ms: int, number: int) -> None:
-        self._numbers = self._pack(received_ms, self._between, number)
-
-    def encode(self) -> list[bytes]:
-        """Return what pika puts after the size of the body."""
-        return [self._before, self._numbers, self._after]
-
 
 class _Push(NamedTuple):
     instrument: Instrument
     body: bytes
     received_ms: int
     made_ms: int
+    properties: MakeProperties
 
 
 _made_ms = attrgetter("made_ms")
@@ -91,6 +67,7 @@ class FeedPublisher:
 
     At most `buffer` pushes wait to be sent. `on_gap` is called with the instruments of which pushes were
     dropped, once all that waited is sent; `on_read` with the number of pushes that were read together.
+    `layout` says to which queues a push goes (default: undivided).
     """
 
     def __init__(
@@ -99,6 +76,7 @@ class FeedPublisher:
         *,
         buffer: int,
         on_read: Callable[[int], None] = lambda _: None,
+        layout: FeedLayout | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.received = 0
@@ -121,7 +99,10 @@ class FeedPublisher:
         self._oldest_tag = 1
         self._gaps: set[Instrument] = set()
         self._overflow = ThrottledLog()
-        self._announcements = Announcements()
+        layout = layout or FeedLayout()
+        self._announcements = Announcements(to_feeds=bool(layout.partitions))
+        self._groups = PropertiesOfGroups(layout, clock_ns)
+        self._properties: dict[Instrument, MakeProperties] = {}
 
     @property
     def is_up(self) -> bool:
@@ -163,6 +144,10 @@ class FeedPublisher:
         self._announcements.publish(session, self._take_tag)
         self._send()
 
+    def assign(self, instrument: Instrument, matching_key: str) -> None:
+        """Publish an instrument's pushes to the partition of this group from the next one on."""
+        self._properties[instrument] = self._groups.of(matching_key)
+
     def publish_book(self, instrument: Instrument, body: bytes, received_ms: int, made_ms: int) -> None:
         """Publish an order-book message that was received and made by the exchange at these milliseconds.
 
@@ -171,7 +156,8 @@ class FeedPublisher:
         """
         if not self._arrived:
             asyncio.get_running_loop().call_soon(self._queue)
-        self._arrived.append(_Push(instrument, body, received_ms, made_ms))
+        properties = self._properties.get(instrument, PushProperties)
+        self._arrived.append(_Push(instrument, body, received_ms, made_ms, properties))
 
     def publish_subscriptions(self, subscriptions: bytes, saved: bytes) -> asyncio.Future[None]:
         """Publish the subscription map, and `saved` for the next start of the collector.
@@ -220,7 +206,8 @@ class FeedPublisher:
                 number = numbers.next()
                 if number >= numbers.reserved_end:
                     self._reserve(session, number)
-                session.publish(EXCHANGE, STORAGE, push.body, _PushProperties(push.received_ms, number))
+                properties = push.properties(push.received_ms, number)
+                session.publish(EXCHANGE, STORAGE, push.body, properties)
                 unconfirmed[self._next_tag] = waiting.popleft()
                 self._next_tag += 1
         except SessionLost:

@@ -18,12 +18,12 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from blackbird.broker.errors import DeclaredOtherwise
+from blackbird.broker.feed_layout import FeedLayout, kind_of, queue_arguments
 from blackbird.broker.rpc import Rpc
 from blackbird.broker.session import Session, SessionLost
 from blackbird.broker.topology import (
     DIRECT_REPLY,
     ORDERS,
-    QUEUE_ARGUMENTS,
     SIGNAL,
     STORAGE,
     dead_letter_queue,
@@ -33,13 +33,14 @@ from blackbird.trading.orders import QUESTION, OpenSpread, decode_reply
 
 logger = logging.getLogger(__name__)
 
-# The queues that the system works through, and the service that consumes each, with why it may not.
+# What the system works through, and the service that consumes it, with why it may not.
 CONSUMERS: Mapping[str, str] = {
     # See blackbird.storage.intake.
     STORAGE: "data storage: not running, or the database takes no messages",
     SIGNAL: "signal engine",
     ORDERS: "trading engine",
 }
+DEAD_LETTER_QUEUES = frozenset(map(dead_letter_queue, CONSUMERS))
 INTERVAL_SECONDS = 1.0
 # An observation older than this says nothing about now.
 STALE_SECONDS = 5.0
@@ -68,13 +69,15 @@ class QueueDepth(NamedTuple):
 class SystemView:
     """Looks at the queues of the other services once a second, and asks the engine for its open spreads.
 
-    `connect` returns a session of the view's own or raises SessionLost; `clock` returns seconds.
+    `connect` returns a session of the view's own or raises SessionLost; `layout` says which queues there are
+    (default: undivided); `clock` returns seconds. Dead letters are shared by the partitions.
     """
 
     def __init__(
         self,
         connect: Callable[[], Awaitable[Session]],
         clock: Callable[[], float] = time.monotonic,
+        layout: FeedLayout | None = None,
     ) -> None:
         self.queues: dict[str, QueueDepth] = {}
         self._connect = connect
@@ -82,7 +85,9 @@ class SystemView:
         self._session: Session | None = None
         self._seen_at: float | None = None
         # What is there already is taken as it is; a queue that turns out to be missing is declared.
-        self._passive = set(CONSUMERS)
+        layout = layout or FeedLayout()
+        self._watched = [*layout.queues(STORAGE), *layout.queues(SIGNAL), ORDERS]
+        self._passive = set(self._watched)
         # Nobody but an engine or one who sends it orders declares `orders`: without it there never was one.
         self._engine_may_exist = True
         self._answers: dict[str, asyncio.Future[bytes]] = {}
@@ -104,7 +109,7 @@ class SystemView:
     def _trouble(self, queue: str) -> str:
         depth = self.queues[queue]
         if not depth.consumers:
-            return f"{queue}: no consumer ({CONSUMERS[queue]}), {depth.messages} messages waiting"
+            return f"{queue}: no consumer ({CONSUMERS[kind_of(queue)]}), {depth.messages} messages waiting"
         standing = self._clock() - depth.falling_at
         if standing < BACKLOG_SECONDS:
             return ""
@@ -137,9 +142,10 @@ class SystemView:
 
     async def _observe(self, session: Session) -> None:
         seen = {}
-        for queue in CONSUMERS:
+        letters = {kind: (await self._declare(session, dead_letter_queue(kind)))[0] for kind in CONSUMERS}
+        for queue in self._watched:
             messages, consumers = await self._declare(session, queue)
-            dead_letters, _ = await self._declare(session, dead_letter_queue(queue))
+            dead_letters = letters[kind_of(queue)]
             seen[queue] = QueueDepth(consumers, messages, dead_letters, self._falling_at(queue, messages))
         if seen[ORDERS].consumers:
             self._engine_may_exist = True
@@ -223,7 +229,7 @@ class _Redeclare(SessionLost):
 
 
 async def _declared(session: Session, queue: str, *, passive: bool) -> tuple[int, int]:
-    arguments = QUEUE_ARGUMENTS.get(queue) or None
+    arguments = None if queue in DEAD_LETTER_QUEUES else queue_arguments(queue)
     declared = await Rpc(session.lost)(
         lambda done: session.channel.queue_declare(
             queue, passive=passive, durable=True, arguments=arguments, callback=done

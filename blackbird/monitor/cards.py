@@ -511,8 +511,8 @@ def _plumbing_row(sources: Sources, name: str) -> Context:
     board = sources.board
     status = board.statuses.get(name)
     queue = _QUEUES[name]
-    depth = sources.queues.depths.get(queue) if queue else None
-    dead = sources.queues.depths.get(dead_letter_queue(queue)) if queue else None
+    depth = sources.queues.depth(queue) if queue else None
+    dead = sources.queues.depth(dead_letter_queue(queue)) if queue else None
     histogram, meaning = _LATENCIES[name]
     latency = board.latency(name, histogram)
     cpu = board.rate(name, "cpu")

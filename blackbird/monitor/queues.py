@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from blackbird.broker.errors import SessionLost
+from blackbird.broker.feed_layout import FeedLayout, kind_of
 from blackbird.broker.rpc import Rpc
 from blackbird.broker.session import Session
 from blackbird.broker.topology import ORDERS, SIGNAL, STORAGE, SUBSCRIPTION, dead_letter_queue
@@ -16,7 +17,6 @@ from blackbird.runtime.clock import milliseconds
 logger = logging.getLogger(__name__)
 
 WORKED_OFF = (STORAGE, SIGNAL, SUBSCRIPTION, ORDERS)
-QUEUES = (*WORKED_OFF, *(dead_letter_queue(queue) for queue in WORKED_OFF))
 INTERVAL_SECONDS = 0.5
 # To ask for a queue that is not there ends the session.
 MISSING_SECONDS = 10.0
@@ -32,14 +32,28 @@ class QueueDepth(NamedTuple):
 class QueueWatch:
     """Looks at the queues twice a second over a session of its own, which `connect` opens.
 
-    Nothing is declared: a queue that is not there stays away.
+    Nothing is declared: a queue that is not there stays away. `layout` says which there are (default: those
+    of an undivided feed).
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Session]]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Session]], layout: FeedLayout | None = None) -> None:
+        layout = layout or FeedLayout()
+        divided = {STORAGE, SIGNAL}
+        worked_off = [
+            each for kind in WORKED_OFF for each in (layout.queues(kind) if kind in divided else [kind])
+        ]
+        self._watched = [*worked_off, *map(dead_letter_queue, WORKED_OFF)]
         self.depths: dict[str, QueueDepth] = {}
         self.seen_ms = 0
         self._connect = connect
         self._missing: dict[str, int] = {}
+
+    def depth(self, kind: str) -> QueueDepth | None:
+        """Return the depth of a queue, or of all its partitions with the fewest consumers of one."""
+        depths = [depth for queue, depth in self.depths.items() if kind_of(queue) == kind]
+        if not depths:
+            return None
+        return QueueDepth(sum(each.messages for each in depths), min(each.consumers for each in depths))
 
     async def watch(self) -> None:
         """Look until cancelled, over one session after the other."""
@@ -64,7 +78,7 @@ class QueueWatch:
 
     async def _look(self, session: Session) -> None:
         began = milliseconds()
-        for queue in QUEUES:
+        for queue in self._watched:
             if began - self._missing.get(queue, 0) < MISSING_SECONDS * 1000:
                 continue
             self._asked = queue

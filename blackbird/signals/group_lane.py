@@ -20,8 +20,9 @@ from blackbird.market.instrument import Instrument
 from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.failure_log import FailureLog
 from blackbird.signals.ack_tracker import AckTracker
+from blackbird.signals.division import Division
 from blackbird.trading.order_scan import OrderScan
-from blackbird.trading.orders import Order, Reply
+from blackbird.trading.orders import OpenSpread, Order, Reply
 from blackbird.trading.signal import Signal
 from blackbird.trading.spreads import Pair
 
@@ -66,7 +67,10 @@ def start_timer(seconds: float, callback: Callable[[], None]) -> Timer:
 
 @dataclass
 class LaneContext:
-    """What all lanes share. `reject` dead-letters a message with a reason."""
+    """What all lanes share. `reject` dead-letters a message with a reason.
+
+    With `keeps_ordering` a message that leads to an order is acknowledged once the order is answered or late.
+    """
 
     signal: Signal
     orders: OrderSender
@@ -75,6 +79,7 @@ class LaneContext:
     reject: Callable[[PendingUpdate, str], None]
     start_timer: Callable[[float, Callable[[], None]], Timer] = start_timer
     clock: Callable[[], int] = milliseconds
+    keeps_ordering: bool = False
 
 
 class LaneEdge:
@@ -108,6 +113,15 @@ class LaneEdge:
             self._keeper.invalidate(instrument)
 
 
+class Gate:
+    """Whether the groups of a partition may trade: not before their open spreads are known."""
+
+    __slots__ = ("is_open",)
+
+    def __init__(self) -> None:
+        self.is_open = False
+
+
 class GroupLane:
     """The trading of one matching group.
 
@@ -117,6 +131,8 @@ class GroupLane:
 
     def __init__(self, key: str, context: LaneContext, lanes: GroupLanes) -> None:
         self.key = key
+        self._partition = lanes.partition_of(key)
+        self._gate = lanes.gate(self._partition)
         self._context = context
         self._signal = context.signal
         self._edge = LaneEdge(context)
@@ -124,6 +140,7 @@ class GroupLane:
         self._last_updates = lanes.last_updates
         self._waiting: deque[PendingUpdate] = deque()
         self._scan: OrderScan | None = None  # whose order is in flight
+        self._kept_tag: int | None = None  # of the message that the order in flight follows from
         self._is_late = False
         self._pending_pairs: list[Pair] = []  # of instruments that came from another group
 
@@ -168,12 +185,13 @@ class GroupLane:
     def drop_waiting(self) -> None:
         """Forget what waits: the session that delivered it has ended."""
         self._waiting.clear()
+        self._kept_tag = None
 
     def work(self) -> None:
         """Process what waits until an order is in flight or nothing is left."""
         if self._scan is None and self._has_waited_too_long():
             self._catch_up()
-        if self._pending_pairs and self._scan is None and self._lanes.may_trade:
+        if self._pending_pairs and self._scan is None and self._gate.is_open:
             pairs, self._pending_pairs = self._pending_pairs, []
             self._begin_scan(pairs)
         while self._waiting and self._scan is None:
@@ -181,7 +199,7 @@ class GroupLane:
 
     def scan_all(self) -> None:
         """Scan all pairs of the group, unless an order is in flight."""
-        if self._scan is None and self._lanes.may_trade:
+        if self._scan is None and self._gate.is_open:
             self._pending_pairs = []
             self._begin_scan(self._signal.all_pairs(self.key))
 
@@ -199,7 +217,7 @@ class GroupLane:
             if lane is not self:
                 self._move_out(message.instrument, lane, pairs)
                 return
-        if pairs and self._lanes.may_trade:
+        if pairs and self._gate.is_open:
             self._begin_scan(pairs, update)
 
     def _move_out(self, instrument: Instrument, lane: GroupLane, pairs: Sequence[Pair]) -> None:
@@ -251,6 +269,8 @@ class GroupLane:
             return
         if scan.order is not None:
             self._send(scan, scan.order)
+            if update is not None and self._context.keeps_ordering:
+                self._keep(update.delivery_tag)
 
     def _send(self, scan: OrderScan, order: Order) -> None:
         self._scan = scan
@@ -270,8 +290,19 @@ class GroupLane:
             decided_at=self._context.clock(),
         )
 
+    def _keep(self, delivery_tag: int) -> None:
+        self._let_go()
+        self._context.acks.keep(delivery_tag)
+        self._kept_tag = delivery_tag
+
+    def _let_go(self) -> None:
+        if self._kept_tag is not None:
+            self._context.acks.let_go(self._kept_tag)
+            self._kept_tag = None
+
     def _on_late(self) -> None:
         self._is_late = True
+        self._let_go()
         self._apply_waiting()
 
     def _on_reply(self, scan: OrderScan, order: Order, timer: Timer, reply: Reply) -> None:
@@ -283,8 +314,10 @@ class GroupLane:
         if is_outdated:
             # The books have moved on under the scan: what it would order next is decided anew.
             self._catch_up()
-        elif next_order is not None and self._lanes.may_trade:
+        elif next_order is not None and self._gate.is_open:
             self._send(scan, next_order)
+        if self._scan is None:
+            self._let_go()
         self.work()
 
     def _has_waited_too_long(self) -> bool:
@@ -300,27 +333,43 @@ class GroupLane:
             next_order = scan.answer(reply)
         except Exception as error:  # noqa: BLE001 - see LaneEdge
             self._edge.fail("booking a reply", error, None, [Pair(order.buy, order.sell)])
-            self._lanes.ask_open_spreads()
+            self._lanes.ask_open_spreads(self._partition)
         if reply.contradicts_open_spreads:
             logger.warning("refused: %s; asking which spreads are open", reply.info)
-            self._lanes.ask_open_spreads()
+            self._lanes.ask_open_spreads(self._partition)
         return next_order
 
 
 class GroupLanes:
     """The lanes of all groups; an instrument that changes its group moves from one to the other.
 
-    Nothing is ordered before the trading engine has said which spreads are open.
+    Nothing of a partition is ordered before the trading engine has said which spreads are open; without a
+    `division` there is one, number 0.
     """
 
-    def __init__(self, context: LaneContext) -> None:
+    def __init__(self, context: LaneContext, division: Division | None = None) -> None:
         self._context = context
+        self._division = division
+        self._gates: dict[int, Gate] = {}
+        self._asked: set[int] = set()  # the partitions whose open spreads the trading engine is asked for
         self._signal = context.signal
         self._lanes: dict[str, GroupLane] = {}
         # The last message that each instrument's book has seen, applied or not; an Instrument is such a key.
         self.last_updates: dict[tuple[str, str], PendingUpdate] = {}
-        self.may_trade = False
         self.is_stopping = False
+
+    @property
+    def may_trade(self) -> bool:
+        """Return whether all groups whose messages come may trade."""
+        return not self._asked and any(gate.is_open for gate in self._gates.values())
+
+    def partition_of(self, key: str) -> int:
+        """Return the partition of the group with this key."""
+        return 0 if self._division is None else self._division.of_group(key)
+
+    def gate(self, partition: int) -> Gate:
+        """Return what says whether the groups of a partition may trade."""
+        return self._gates.setdefault(partition, Gate())
 
     @property
     def keys(self) -> list[str]:
@@ -359,25 +408,37 @@ class GroupLanes:
         """Return the lane of the instrument's group, of the one that it joins where it is in none."""
         return self._lane(self._signal.keeper.key_of(message.instrument) or message.matching_key)
 
-    def ask_open_spreads(self) -> None:
-        """Order nothing more before the trading engine has said again which spreads are open."""
-        self.may_trade = False
+    def ask_open_spreads(self, partition: int = 0) -> None:
+        """Order nothing more of a partition before the trading engine has said what is open."""
+        self.close(partition)
+        self._asked.add(partition)
         self._context.orders.open_spreads(self._restore)
+
+    def close(self, partition: int) -> None:
+        """Order nothing more of a partition."""
+        self.gate(partition).is_open = False
+        self._asked.discard(partition)
 
     def restart(self) -> None:
         """Begin anew with another session: messages that wait will be redelivered.
 
-        Another engine may have opened and closed spreads while this one had no session.
+        Another engine may have opened and closed spreads while this one had no session. Partitions are asked
+        about when they deliver again.
         """
         for lane in self._lanes.values():
             lane.drop_waiting()
-        if self.may_trade:
-            self.ask_open_spreads()
+        if self._division is None:
+            if self.may_trade:
+                self.ask_open_spreads()
+        else:
+            for partition in self._gates:
+                self.close(partition)
 
     def stop_trading(self) -> None:
         """Begin no more scans."""
         self.is_stopping = True
-        self.may_trade = False
+        for gate in self._gates.values():
+            gate.is_open = False
 
     def remove_idle(self) -> None:
         """Forget the lanes of groups, and the messages of instruments, that are gone."""
@@ -393,10 +454,23 @@ class GroupLanes:
         return lane
 
     def _restore(self, reply: Reply) -> None:
-        self._signal.restore(reply.open_spreads or ())
-        self.may_trade = True
-        logger.info("the trading engine has %d spreads open", len(self._signal.spreads))
+        asked = set(self._asked)
+        self._restore_spreads(reply.open_spreads or (), asked)
+        self._asked.clear()
+        for partition in asked:
+            self.gate(partition).is_open = True
+        logger.info("the trading engine has %d spreads open", len(reply.open_spreads or ()))
         for key in list(self._signal.keeper.groups):
-            lane = self._lane(key)
-            lane.scan_all()
-            lane.work()
+            if self.partition_of(key) in asked:
+                lane = self._lane(key)
+                lane.scan_all()
+                lane.work()
+
+    def _restore_spreads(self, spreads: Sequence[OpenSpread], partitions: set[int]) -> None:
+        division = self._division
+        if division is None:
+            self._signal.restore(spreads)
+        else:
+            # Those of a pair whose partition is not known are kept too: it may be one of these.
+            wanted = {*partitions, None}
+            self._signal.restore_some(spreads, lambda pair: division.of_pair(pair) in wanted)

@@ -203,7 +203,7 @@ class SignalStatusSource:
         objection = self._signal.view.objection(pair)
         if objection is not None and objection.why not in OF_ORDERS:
             return objection
-        if not self._lanes.may_trade:
+        if not self._lanes.gate(self._lanes.partition_of(key)).is_open:
             return Objection(WhyNot.STOPPING if self._lanes.is_stopping else WhyNot.SPREADS_UNKNOWN)
         lane = self._lanes.get(key)
         if lane is not None and lane.has_order_in_flight:

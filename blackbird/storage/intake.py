@@ -1,9 +1,10 @@
-"""The consumer of the `storage` queue, which is there only while the database takes messages."""
+"""The consumers of `storage`, which are there only while the database takes messages."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Protocol
 
 from blackbird.broker.session import OnMessage, SessionLost
@@ -40,23 +41,25 @@ class Writing(Protocol):
 
 
 class Intake:
-    """Consumes `storage` for `on_message`, and leaves the queue while `writer` is stalled.
+    """Consumes `storage` or its partitions for `on_message`, and leaves them while `writer` is stalled.
 
     A queue without a consumer is what others see of a database that is away: they see no more of this
     service than the broker shows. What was delivered is given back: the broker counts a cancelled consumer
     of a quorum queue for as long as it holds messages.
     """
 
-    def __init__(self, writer: Writing, on_message: OnMessage) -> None:
+    def __init__(self, writer: Writing, on_message: OnMessage, queues: Sequence[str] = (STORAGE,)) -> None:
         self._writer = writer
         self._on_message = on_message
+        self._queues = queues
         self._session: ConsumingSession | None = None
-        self._consumer: str | None = None
+        self._consumers: list[str] = []
         self._stopped = False
+        self._adjusting = asyncio.Lock()
 
     async def start_session(self, session: ConsumingSession) -> None:
         """Consume on this session from now on; raises SessionLost."""
-        self._session, self._consumer = session, None
+        self._session, self._consumers = session, []
         await self._adjust()
 
     async def run(self) -> None:
@@ -74,15 +77,19 @@ class Intake:
             await self._adjust()
 
     async def _adjust(self) -> None:
-        session, consumer = self._session, self._consumer
-        if session is None or not session.is_open:
-            return
-        stalled = self._writer.stalled_seconds >= STALLED_SECONDS
-        if consumer is None:
-            if not stalled and not self._stopped:
-                self._consumer = await session.consume(STORAGE, self._on_message)
-        elif stalled or self._stopped:
-            self._consumer = None
-            await session.cancel(consumer)
-            if not self._stopped:
-                self._writer.requeue()
+        async with self._adjusting:
+            session = self._session
+            if session is None or not session.is_open:
+                return
+            stalled = self._writer.stalled_seconds >= STALLED_SECONDS
+            if not self._consumers:
+                if not stalled and not self._stopped:
+                    self._consumers = [
+                        await session.consume(queue, self._on_message) for queue in self._queues
+                    ]
+            elif stalled or self._stopped:
+                consumers, self._consumers = self._consumers, []
+                for consumer in consumers:
+                    await session.cancel(consumer)
+                if not self._stopped:
+                    self._writer.requeue()

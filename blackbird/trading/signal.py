@@ -110,6 +110,10 @@ class Signal:
         """Take the trading engine's list of what is open, oldest first, in place of what is known here."""
         self.spreads = OpenSpreads.of(spreads)
 
+    def restore_some(self, spreads: Iterable[OpenSpread], is_restored: Callable[[Pair], bool]) -> None:
+        """Take from the trading engine's list what it has open of some pairs; the others stay as they are."""
+        self.spreads = self.spreads.replaced(spreads, is_restored)
+
     def scan(self, pairs: Sequence[Pair]) -> OrderScan:
         """Return the orders that the books of `pairs` give reason for, each after the reply to the last.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -116,6 +116,17 @@ class OpenSpreads:
         spreads = cls()
         for spread in listed:
             spreads.add(Spread.listed_as(spread))
+        return spreads
+
+    def replaced(self, listed: Iterable[OpenSpread], is_replaced: Callable[[Pair], bool]) -> OpenSpreads:
+        """Return these spreads with those of some pairs taken from an engine's answer instead."""
+        spreads = OpenSpreads()
+        for kept in self:
+            if not is_replaced(kept.pair):
+                spreads.add(kept)
+        for spread in map(Spread.listed_as, listed):
+            if is_replaced(spread.pair):
+                spreads.add(spread)
         return spreads
 
     def listed(self) -> list[OpenSpread]:

@@ -11,8 +11,8 @@ from blackbird.broker.session import Session, connection_parameters
 from blackbird.broker.topology import COLLECTOR_SUBSCRIPTIONS, LATEST_SUBSCRIPTION
 from blackbird.collector.broker_link import BrokerLink
 from blackbird.collector.publisher import FeedPublisher
-from blackbird.collector.saved_subscriptions import SavedSubscription
 from blackbird.market.instrument import Instrument
+from blackbird.market.saved_subscriptions import SavedSubscription
 from blackbird.market.subscriptions import encode_subscriptions
 from blackbird.runtime.failure_log import FailureLog
 from blackbird.signals.subscription_map import SubscriptionMap

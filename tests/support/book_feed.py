@@ -10,7 +10,8 @@ from typing import Any
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
-from blackbird.broker.topology import EXCHANGE, FEED_QUEUES, QUEUE_ARGUMENTS
+from blackbird.broker.feed_layout import FeedLayout, queue_arguments
+from blackbird.broker.topology import EXCHANGE
 from tests.support.workspace import Workspace, encode, wait_for
 
 Side = Sequence[tuple[str, str]]
@@ -63,11 +64,11 @@ def mutated(rng: random.Random, good: bytes, count: int) -> list[bytes]:
     return bodies
 
 
-def declare_feed(channel: BlockingChannel) -> None:
+def declare_feed(channel: BlockingChannel, layout: FeedLayout | None = None) -> None:
     """Declare what the services declare, for a test that starts before them."""
     channel.exchange_declare(EXCHANGE, exchange_type="topic", durable=True)
-    for queue, key in FEED_QUEUES.items():
-        channel.queue_declare(queue, durable=True, arguments=QUEUE_ARGUMENTS[queue])
+    for queue, key in (layout or FeedLayout()).bindings().items():
+        channel.queue_declare(queue, durable=True, arguments=queue_arguments(queue))
         channel.queue_bind(queue, EXCHANGE, key)
 
 

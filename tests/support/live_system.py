@@ -61,7 +61,7 @@ class LiveSystem:
         self._settings = {"COLLECTOR_PORT": str(self._port), "BYBIT_WS_URL": exchange.url, **settings}
         self.services: dict[str, Service] = {}
         channel = place.channel()
-        declare_feed(channel)
+        declare_feed(channel, place.layout)
         channel.queue_declare("watch", durable=True)
         channel.queue_bind("watch", "data_feeder", "storage")
         channel.connection.close()

@@ -27,6 +27,7 @@ import psycopg2
 import psycopg2.errors
 from pika.adapters.blocking_connection import BlockingChannel
 
+from blackbird.broker.feed_layout import FeedLayout
 from config import Config
 from launcher.queues import BrokerUnavailableError, look_up
 
@@ -237,8 +238,25 @@ class Workspace:
         with contextlib.suppress(BrokerUnavailableError, OSError):
             if name == COLLECTOR:
                 return self.bindings("resync")
-            return self.consumers(CONSUMED[name])
+            layout, queue = self.layout, CONSUMED[name]
+            queues = [queue] if queue == "orders" else layout.queues(queue)
+            return min(state.consumers for state in look_up(self.broker, *queues).values())
         return 0
+
+    @property
+    def layout(self) -> FeedLayout:
+        """How the feed of the test's services is divided."""
+        return FeedLayout(int(self.environment.get("SIGNAL_PARTITIONS", "0")))
+
+    def queues(self) -> set[str]:
+        """Return the names of the queues in the test's virtual host."""
+        path = f"queues/{urllib.parse.quote(self.name, safe='')}"
+        return {queue["name"] for queue in management(self.environment, "GET", path)}
+
+    def broker_version(self) -> tuple[int, int]:
+        """Return the broker's version, as (3, 13)."""
+        major, minor, *_ = management(self.environment, "GET", "overview")["rabbitmq_version"].split(".")
+        return int(major), int(minor)
 
     def bindings(self, key: str) -> int:
         """Return how many queues are bound to a routing key of the exchange."""

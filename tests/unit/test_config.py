@@ -113,6 +113,24 @@ def test_a_switch_takes_four_words(monkeypatch: pytest.MonkeyPatch, word: str, v
     assert Config.UNIQUE_ORDER is value
 
 
+@pytest.mark.parametrize(
+    ("partitions", "engines", "engine", "expected"),
+    [
+        ("0", "2", "0", "SIGNAL_ENGINES: expected at most SIGNAL_PARTITIONS (0), was 2"),
+        ("4", "5", "0", "SIGNAL_ENGINES: expected at most SIGNAL_PARTITIONS (4), was 5"),
+        ("4", "2", "2", "SIGNAL_ENGINE: expected a number below SIGNAL_ENGINES (2), was 2"),
+        ("0", "1", "1", "SIGNAL_ENGINE: expected a number below SIGNAL_ENGINES (1), was 1"),
+    ],
+)
+def test_signal_engines_without_a_partition_are_refused(
+    monkeypatch: pytest.MonkeyPatch, partitions: str, engines: str, engine: str, expected: str
+) -> None:
+    monkeypatch.setenv("SIGNAL_PARTITIONS", partitions)
+    monkeypatch.setenv("SIGNAL_ENGINES", engines)
+    monkeypatch.setenv("SIGNAL_ENGINE", engine)
+    assert refusal() == expected
+
+
 def test_real_orders_without_keys_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REAL_ORDER_SENDING", "true")
     assert refusal() == "REAL_ORDER_SENDING: expected API_KEY and API_SECRET with it, were empty"

@@ -14,8 +14,8 @@ from blackbird.broker.properties import publication
 from blackbird.broker.session import Session, SessionLost
 from blackbird.collector.broker_link import BrokerLink
 from blackbird.collector.publisher import FeedPublisher
-from blackbird.collector.saved_subscriptions import SavedSubscription
 from blackbird.market.instrument import Instrument
+from blackbird.market.saved_subscriptions import SavedSubscription
 
 SPOT = Instrument("spot", "BTCUSDT")
 SAVED = b'{"spot":[{"symbol":"BTCUSDT","matching_key":"a"}]}'

@@ -13,9 +13,9 @@ import pytest
 from blackbird.bybit.connection import ConnectFailed
 from blackbird.bybit.stream import SubscriptionStatus
 from blackbird.collector.feed_manager import ANSWER_SECONDS, FeedManager
-from blackbird.collector.saved_subscriptions import SavedSubscription, decode_saved, encode_saved
 from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
+from blackbird.market.saved_subscriptions import SavedSubscription, decode_saved, encode_saved
 from tests.support import virtual_time
 from tests.support.fake_exchange import FakeExchange, FakeSocket, Request, wait_until
 

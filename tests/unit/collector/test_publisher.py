@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from pika.spec import Basic, BasicProperties
 
+from blackbird.broker.feed_layout import FeedLayout
 from blackbird.broker.session import Session, SessionLost
 from blackbird.collector.publisher import CONFIRM_SAMPLE, MOST_UNCONFIRMED, BrokerState, FeedPublisher
 from blackbird.market.instrument import Instrument
@@ -127,6 +128,35 @@ def test_pushes_are_published_in_order_with_the_time_they_were_received() -> Non
         assert decoded[2] == BasicProperties(
             delivery_mode=2, content_type="application/json", headers=headers
         )
+
+    play(act)
+
+
+def test_pushes_of_a_divided_feed_go_to_the_queues_of_their_partition_too_and_are_counted_there() -> None:
+    layout = FeedLayout(4)
+    # "a" and "c" are in one partition.
+    assert [layout.partition_of(key) for key in "abc"] == [3, 1, 3]
+
+    async def act(scene: Scene) -> None:
+        scene.publisher = FeedPublisher(scene.gaps.append, buffer=10, layout=layout)
+        scene.publisher.assign(A, "a")
+        scene.publisher.assign(B, "b")
+        broker = await scene.begin()
+        await scene.publish(1, 2)
+        await scene.publish(3, instrument=B)
+        scene.publisher.assign(B, "c")
+        await scene.publish(4, instrument=B)
+        headers: list[dict[str, Any]] = [dict(as_received(each).headers or {}) for each in broker.properties]
+        assert [each["CC"] for each in headers] == [
+            ["signal", "signal.3", "storage.3"],
+            ["signal", "signal.3", "storage.3"],
+            ["signal", "signal.1", "storage.1"],
+            ["signal", "signal.3", "storage.3"],
+        ]
+        assert [each["published_at"] for each in headers] == [1, 2, 3, 4]
+        assert sorted(each["number"] for each in headers) == [each["number"] for each in headers]
+        first = headers[0]["sequence"]
+        assert [headers[index]["sequence"] - first for index in (0, 1, 3)] == [0, 1, 2]
 
     play(act)
 

@@ -43,3 +43,16 @@ def test_new_session_begins_with_new_tags_and_nothing_pending() -> None:
     acks.delivered(3)
     acks.flush()
     assert tags == [3]
+
+
+def test_what_is_kept_holds_the_others_back_until_it_is_let_go() -> None:
+    tags: list[int] = []
+    acks = AckTracker(tags.append)
+    acks.keep(2)
+    acks.delivered(4)
+    acks.flush()
+    assert tags == [1]
+    acks.let_go(2)
+    acks.let_go(2)
+    acks.flush()
+    assert tags == [1, 4]

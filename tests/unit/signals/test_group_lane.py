@@ -90,7 +90,12 @@ class Scene:
     """Lanes that know which spreads are open, none; deliveries are numbered from 1."""
 
     def __init__(
-        self, *, limits: Limits | None = None, kind: type[Signal] = Signal, know_spreads: bool = True
+        self,
+        *,
+        limits: Limits | None = None,
+        kind: type[Signal] = Signal,
+        know_spreads: bool = True,
+        keeps_ordering: bool = False,
     ) -> None:
         self.now = 1_000_000
         self.rules = FailingRules()
@@ -111,6 +116,7 @@ class Scene:
                 self._reject,
                 self._start_timer,
                 clock=lambda: self.now + 7,
+                keeps_ordering=keeps_ordering,
             )
         )
         self._delivered = 0
@@ -118,6 +124,12 @@ class Scene:
         if know_spreads:
             self.lanes.ask_open_spreads()
             self.orders.answer_question()
+
+    def restart(self) -> None:
+        """Begin a new session, with new delivery tags."""
+        self._delivered = 0
+        self._acks.restart()
+        self.lanes.restart()
 
     def _acknowledge(self, tag: int) -> None:
         self.acknowledged = tag
@@ -459,3 +471,38 @@ def test_order_has_the_times_that_its_latency_is_measured_by() -> None:
     assert (order.published_buy, order.received_buy) == (999_999, 1_000_000)
     assert (order.published_sell, order.received_sell) == (1_000_016, 1_000_020)
     assert order.decided_at == 1_000_027
+
+
+def test_message_that_led_to_an_order_is_kept_until_the_order_is_answered() -> None:
+    scene = Scene(keeps_ordering=True)
+    scene.crossed_pair()
+    scene.book(C, [("5", "1")], [("6", "1")], key="c")
+    assert scene.acknowledged == 1
+    scene.book(A, [("101.5", "1")], [("103", "1")])
+    scene.answer()
+    # B's book is used up: the message that waited has led to nothing.
+    assert scene.orders.legs == []
+    assert scene.acknowledged == 4
+    scene.book(B, [("99", "1")], [("100.5", "1")])
+    assert scene.acknowledged == 4
+    scene.answer(REFUSED)
+    assert scene.acknowledged == 5
+
+
+def test_message_that_led_to_an_order_is_kept_no_longer_than_the_answer_is_in_time() -> None:
+    scene = Scene(keeps_ordering=True)
+    scene.crossed_pair()
+    scene.become_late()
+    scene.book(C, [("5", "1")], [("6", "1")], key="c")
+    assert scene.acknowledged == 3
+
+
+def test_new_session_keeps_nothing_of_the_one_before() -> None:
+    scene = Scene(keeps_ordering=True)
+    scene.crossed_pair()
+    scene.restart()
+    scene.book(C, [("5", "1")], [("6", "1")], key="c")
+    assert scene.acknowledged == 1
+    scene.answer(REFUSED)
+    scene.book(C, [("5", "1")], [("6", "1")], key="c")
+    assert scene.acknowledged == 2

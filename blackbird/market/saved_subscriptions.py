@@ -1,4 +1,4 @@
-"""What a collector saves of its subscriptions for its next start, in a last-value queue of the broker."""
+"""The subscriptions with their matching keys, as the broker keeps them for a collector's next start."""
 
 from __future__ import annotations
 

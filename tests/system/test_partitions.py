@@ -1,0 +1,110 @@
+"""A divided feed: each group is traded by one of two signal engines, whichever of them dies."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from blackbird.broker.feed_layout import FeedLayout
+from local_exchange.process import ExchangeProcess
+from tests.support.live_system import LiveSystem, Update, update_of
+from tests.support.workspace import Service, Workspace, wait_for
+
+LAYOUT = FeedLayout(4)
+# A group for each partition, by number; the second engine has the odd ones.
+COINS = ("BTC", "ETH", "T003", "T004")
+OF_FIRST, OF_SECOND = COINS[::2], COINS[1::2]
+QUEUES = (*LAYOUT.queues("storage"), *LAYOUT.queues("signal"))
+
+
+def key_in(partition: int) -> str:
+    """Return a matching key of this partition."""
+    return next(key for key in map(str, range(1000)) if LAYOUT.partition_of(key) == partition)
+
+
+class Divided:
+    """All services on four partitions, two of them signal engines; strangers see the keys of old."""
+
+    def __init__(self, place: Workspace, exchange: ExchangeProcess) -> None:
+        self.place = place
+        place.environment |= {"SIGNAL_PARTITIONS": "4", "SIGNAL_ENGINES": "2"}
+        self.system = LiveSystem(place, exchange)
+        for key in ("storage", "signal"):
+            channel = place.channel()
+            channel.queue_declare(f"stranger.{key}", durable=True)
+            channel.queue_bind(f"stranger.{key}", "data_feeder", key)
+            channel.connection.close()
+        self.engines = [self.start_engine(number) for number in range(2)]
+        self.system.start("trading_engine", "data_storage", "market_data_collector")
+        for partition, coin in enumerate(COINS):
+            for kind, symbol in (("spot", f"{coin}USDT"), ("linear", f"{coin}PERP")):
+                body = {"symbol": symbol, "channel": kind, "matching_key": key_in(partition)}
+                assert self.system.request("/subscribe", body)[0] == 200
+
+    def start_engine(self, number: int) -> Service:
+        return self.place.start("signal", SIGNAL_ENGINE=str(number))
+
+    def trades(self) -> Counter[str]:
+        """Return how many executions there are of each coin."""
+        rows = self.place.query(
+            "SELECT symbol_name, count(*) FROM bybit.\"order\" WHERE channel = 'linear' GROUP BY 1"
+        )
+        return Counter({symbol.removesuffix("PERP"): count for symbol, count in rows})
+
+    def await_trades(self, coins: tuple[str, ...]) -> None:
+        """Wait until each of these coins is traded some more."""
+        before = self.trades()
+
+        def traded() -> bool:
+            now = self.trades()
+            return all(now[coin] > before[coin] + 1 for coin in coins)
+
+        wait_for(traded, f"trades of {coins}", 40)
+
+    def seen(self, queue: str) -> Counter[Update]:
+        """Take all messages of a queue; return how often each update is among them."""
+        channel = self.place.channel()
+        found: Counter[Update] = Counter()
+        while (body := channel.basic_get(queue, auto_ack=True)[2]) is not None:
+            found[update_of(json.loads(body))] += 1
+        channel.connection.close()
+        return found
+
+
+@pytest.fixture
+def divided(place: Workspace) -> Iterator[Divided]:
+    with ExchangeProcess("--instruments", "4") as exchange:
+        yield Divided(place, exchange)
+
+
+def test_each_group_has_its_engine_and_those_of_a_killed_one_go_on_when_it_is_back(divided: Divided) -> None:
+    place = divided.place
+    divided.await_trades(COINS)
+    assert not {"storage", "signal", "subscription"} & place.queues()
+    divided.engines[1].kill()
+    if place.broker_version() >= (4, 0):
+        # The broker gives its partitions to the other one.
+        divided.await_trades(COINS)
+    else:
+        before = divided.trades()
+        divided.await_trades(OF_FIRST)
+        # One order of a group was out at most when the engine died.
+        assert all(divided.trades()[coin] <= before[coin] + 1 for coin in OF_SECOND)
+        assert "no consumer (signal engine)" in str(divided.system.request("/health"))
+    divided.engines[1] = divided.start_engine(1)
+    divided.await_trades(COINS)
+    wait_for(lambda: divided.system.request("/health")[0] == 200, "all is well")
+
+    assert divided.system.services["market_data_collector"].stop() == 0
+    wait_for(lambda: not any(place.waiting(queue) for queue in QUEUES), "the partitions worked off")
+    published = divided.seen("stranger.storage")
+    assert published == divided.seen("stranger.signal")
+    assert set(published.values()) == {1}
+    stored = place.query(
+        "SELECT channel, topic, type, update_id, sequence_id, ts_orderbook FROM bybit.orderbook_update"
+    )
+    assert Counter(stored) == published
+    assert not any("programming error" in engine.output for engine in divided.engines)
