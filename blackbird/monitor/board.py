@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections import deque
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -12,6 +14,7 @@ import msgspec
 from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
 from blackbird.market.order_book import LevelView
+from blackbird.monitor.processes import Process, Processes, process_of
 from blackbird.status.histogram import Counts
 from blackbird.status.messages import BookStatus, Direction, PairStatus, SignalStatus, Status
 
@@ -48,10 +51,10 @@ class _Sample(NamedTuple):
 class _Past:
     """What a process said earlier: counters of the last seconds, histograms of the last minute."""
 
-    def __init__(self, status: Status) -> None:
-        self.started_ms = status.started_ms
+    def __init__(self) -> None:
         self.samples: deque[_Sample] = deque()
         self.histograms: deque[tuple[int, Mapping[str, Counts]]] = deque()
+        self.newest: Mapping[str, Counts] = {}
 
     def add(self, status: Status) -> None:
         """Note a newer status of the same process."""
@@ -60,52 +63,72 @@ class _Past:
         # One sample that is older than the time stays: the rate is measured from it.
         while len(self.samples) > 2 and self.samples[1].at_ms <= now - RATE_SECONDS * 1000:
             self.samples.popleft()
+        self.newest = _histograms(status)
         if not self.histograms or now - self.histograms[-1][0] >= LATENCY_STEP_SECONDS * 1000:
-            self.histograms.append((now, _histograms(status)))
+            self.histograms.append((now, self.newest))
         while len(self.histograms) > 2 and self.histograms[1][0] <= now - LATENCY_SECONDS * 1000:
             self.histograms.popleft()
 
+    def rate(self, counter: str) -> float | None:
+        """Return how much a counter rises per second, None before there are two statuses."""
+        if len(self.samples) < 2:
+            return None
+        first, last = self.samples[0], self.samples[-1]
+        seconds = (last.at_ms - first.at_ms) / 1000
+        if seconds <= 0 or counter not in last.counters:
+            return None
+        return (last.counters[counter] - first.counters.get(counter, 0.0)) / seconds
+
+    def observed(self, histogram: str) -> Counts | None:
+        """Return what was observed in the last minute, None where the process has no such histogram."""
+        now = self.newest.get(histogram)
+        if now is None or len(self.histograms) < 2:
+            return now
+        return now.since(self.histograms[0][1][histogram])
+
 
 class Board:
-    """The newest status of each service."""
+    """The newest status of each service; of several processes one that stands for all of them."""
 
     def __init__(self) -> None:
         self.statuses: dict[str, Status] = {}
         self.ladders: dict[Instrument, Ladder] = {}
         self.books: dict[Instrument, BookStatus] = {}
         self.directions: dict[tuple[Instrument, Instrument], Direction] = {}  # by (long, short)
-        self._past: dict[str, _Past] = {}
+        self._processes: dict[str, Processes] = {}
+        self._past: dict[str, dict[Process, _Past]] = {}  # of the processes at work
 
     def receive(self, body: bytes) -> str:
-        """Take a status message and return whose it is; raises InvalidMessage.
-
-        One that was published before the newest of its service is left out: a service that has not noticed
-        yet that another one has taken its work over.
-        """
+        """Take a status message and return whose it is; raises InvalidMessage."""
         try:
             status = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidMessage(str(error)) from None
         if getattr(status, status.service) is None:
             raise InvalidMessage(f"expected the field {status.service}, was missing")
-        known = self.statuses.get(status.service)
-        if known is not None and known.published_ms > status.published_ms and known.pid != status.pid:
-            return status.service
-        self.statuses[status.service] = status
-        past = self._past.get(status.service)
-        if past is None or past.started_ms != status.started_ms:
-            past = self._past[status.service] = _Past(status)
-        past.add(status)
-        if status.signal is not None:
-            self._take_books(status, status.signal)
+        processes = self._processes.setdefault(status.service, Processes())
+        processes.receive(status)
+        self.statuses[status.service] = merged = processes.merged()
+        at_work = {process_of(each) for each in processes.at_work()}
+        past = self._past.setdefault(status.service, {})
+        for process in past.keys() - at_work:
+            del past[process]
+        if process_of(status) in at_work:
+            past.setdefault(process_of(status), _Past()).add(status)
+            if merged.signal is not None and status.signal is not None:
+                self._take_books(merged.signal)
+                self._take_ladders(status, status.signal)
         return status.service
 
-    def _take_books(self, status: Status, signal: SignalStatus) -> None:
+    def _take_books(self, signal: SignalStatus) -> None:
         self.books = {Instrument(book.channel, book.symbol): book for book in signal.books}
         self.directions = {(each.long, each.short): each for pair in signal.pairs for each in pair.directions}
-        for instrument, book in self.books.items():
+
+    def _take_ladders(self, status: Status, signal: SignalStatus) -> None:
+        for book in signal.books:
             if book.bids is not None or book.asks is not None:
-                self.ladders[instrument] = Ladder(book.bids or (), book.asks or (), status.published_ms)
+                ladder = Ladder(book.bids or (), book.asks or (), status.published_ms)
+                self.ladders[Instrument(book.channel, book.symbol)] = ladder
         for instrument in self.ladders.keys() - self.books.keys():
             del self.ladders[instrument]
 
@@ -142,26 +165,18 @@ class Board:
 
     def rate(self, service: str, counter: str) -> float | None:
         """Return how much a counter rises per second, None before there are two statuses."""
-        past = self._past.get(service)
-        if past is None or len(past.samples) < 2:
-            return None
-        first, last = past.samples[0], past.samples[-1]
-        seconds = (last.at_ms - first.at_ms) / 1000
-        if seconds <= 0 or counter not in last.counters:
-            return None
-        return (last.counters[counter] - first.counters.get(counter, 0.0)) / seconds
+        rates = [past.rate(counter) for past in self._past.get(service, {}).values()]
+        known = [rate for rate in rates if rate is not None]
+        return sum(known) if known else None
 
     def latency(self, service: str, histogram: str) -> Latency:
         """Return the quantiles of the last minute."""
-        past = self._past.get(service)
-        if past is None or not past.histograms:
+        observed = [past.observed(histogram) for past in self._past.get(service, {}).values()]
+        known = [counts for counts in observed if counts is not None]
+        if not known:
             return Latency(None, None)
-        now = _histograms(self.statuses[service]).get(histogram)
-        if now is None:
-            return Latency(None, None)
-        if len(past.histograms) > 1:
-            now = now.since(past.histograms[0][1][histogram])
-        return Latency(now.quantile(0.5), now.quantile(0.99))
+        counts = functools.reduce(operator.add, known)
+        return Latency(counts.quantile(0.5), counts.quantile(0.99))
 
 
 def _counters(status: Status) -> dict[str, float]:

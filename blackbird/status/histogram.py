@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_left
 
 import msgspec
@@ -25,6 +26,10 @@ class Counts(msgspec.Struct, frozen=True, array_like=True):
     def total(self) -> int:
         """Return how many were observed."""
         return sum(self.counts)
+
+    def __add__(self, other: Counts) -> Counts:
+        """Return what was observed here and by another process."""
+        return Counts(self.sum + other.sum, tuple(map(operator.add, self.counts, other.counts)))
 
     def since(self, earlier: Counts) -> Counts:
         """Return what was observed after `earlier`, a histogram of the same process."""
