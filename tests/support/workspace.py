@@ -253,6 +253,14 @@ class Workspace:
         path = f"queues/{urllib.parse.quote(self.name, safe='')}"
         return {queue["name"] for queue in management(self.environment, "GET", path)}
 
+    def active_consumers(self) -> set[str]:
+        """Return the tags of the consumers that the broker delivers to."""
+        path = f"consumers/{urllib.parse.quote(self.name, safe='')}"
+        consumers = management(self.environment, "GET", path)
+        return {
+            each["consumer_tag"] for each in consumers if each["activity_status"] in {"up", "single_active"}
+        }
+
     def broker_version(self) -> tuple[int, int]:
         """Return the broker's version, as (3, 13)."""
         major, minor, *_ = management(self.environment, "GET", "overview")["rabbitmq_version"].split(".")

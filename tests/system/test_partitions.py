@@ -11,6 +11,7 @@ import pytest
 from blackbird.broker.feed_layout import FeedLayout
 from local_exchange.process import ExchangeProcess
 from tests.support.live_system import LiveSystem, Update, update_of
+from tests.support.order_client import Accounts, OrderClient
 from tests.support.workspace import Service, Workspace, wait_for
 
 LAYOUT = FeedLayout(4)
@@ -46,6 +47,12 @@ class Divided:
 
     def start_engine(self, number: int) -> Service:
         return self.place.start("signal", SIGNAL_ENGINE=str(number))
+
+    def await_active(self, number: int) -> None:
+        """Wait until the broker gives an engine its own partitions."""
+        engine = f"signal-engine-{self.engines[number].process.pid}"
+        wanted = {f"{engine}-signal.{partition}" for partition in (number, number + 2)}
+        wait_for(lambda: wanted <= self.place.active_consumers(), f"engine {number} has its partitions")
 
     def trades(self) -> Counter[str]:
         """Return how many executions there are of each coin."""
@@ -97,6 +104,8 @@ def test_each_group_has_its_engine_and_those_of_a_killed_one_go_on_when_it_is_ba
     divided.engines[1] = divided.start_engine(1)
     divided.await_trades(COINS)
     wait_for(lambda: divided.system.request("/health")[0] == 200, "all is well")
+    # Each engine knew of every spread that the other one had opened.
+    assert place.query("SELECT info FROM bybit.refused_order WHERE info LIKE 'invalid order%%'") == []
 
     assert divided.system.services["market_data_collector"].stop() == 0
     wait_for(lambda: not any(place.waiting(queue) for queue in QUEUES), "the partitions worked off")
@@ -108,3 +117,21 @@ def test_each_group_has_its_engine_and_those_of_a_killed_one_go_on_when_it_is_ba
     )
     assert Counter(stored) == published
     assert not any("programming error" in engine.output for engine in divided.engines)
+
+
+@pytest.mark.slow
+def test_partitions_go_to_the_engine_that_lives_and_back_to_the_one_that_is_wanted(divided: Divided) -> None:
+    place = divided.place
+    if place.broker_version() < (4, 0):
+        pytest.skip("static before RabbitMQ 4.0: ./run_tests.sh --rabbitmq 4.0")
+    divided.await_trades(COINS)
+    for number in (1, 0, 1, 0):
+        divided.engines[number].kill()
+        divided.await_trades(COINS)
+        divided.engines[number] = divided.start_engine(number)
+        divided.await_active(number)
+        divided.await_trades(COINS)
+    assert place.query("SELECT info FROM bybit.refused_order WHERE info LIKE 'invalid order%%'") == []
+    divided.system.exchange.post("/pause")
+    client = OrderClient(place)
+    wait_for(lambda: Accounts(place).open_spreads == client.open_spreads(), "all executions stored")
