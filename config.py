@@ -321,6 +321,8 @@ class Settings(Servers):
     # Collector
     COLLECTOR_HOST: Text = "127.0.0.1"
     COLLECTOR_PORT: Port = 8000
+    COLLECTORS: int = Field(default=1, ge=1, le=256)
+    COLLECTOR: int = Field(default=0, ge=0, le=255)
     RESTORE_SUBSCRIPTIONS: Switch = True
     PUBLISH_BUFFER: int = Field(default=20_000, ge=100, le=10_000_000)
 
@@ -439,16 +441,16 @@ class Settings(Servers):
         return self
 
     @model_validator(mode="after")
-    def _every_engine_has_a_partition(self) -> Self:
-        engines, partitions = self.SIGNAL_ENGINES, self.SIGNAL_PARTITIONS
-        if engines > 1 and partitions < engines:
-            raise InvalidSetting(
-                f"SIGNAL_ENGINES: expected at most SIGNAL_PARTITIONS ({partitions}), was {engines}"
-            )
-        if engines <= self.SIGNAL_ENGINE:
-            raise InvalidSetting(
-                f"SIGNAL_ENGINE: expected a number below SIGNAL_ENGINES ({engines}), was {self.SIGNAL_ENGINE}"
-            )
+    def _each_has_a_partition(self) -> Self:
+        partitions = self.SIGNAL_PARTITIONS
+        for name, one in (("SIGNAL_ENGINES", "SIGNAL_ENGINE"), ("COLLECTORS", "COLLECTOR")):
+            count, number = getattr(self, name), getattr(self, one)
+            if count > 1 and partitions < count:
+                raise InvalidSetting(
+                    f"{name}: expected at most SIGNAL_PARTITIONS ({partitions}), was {count}"
+                )
+            if number >= count:
+                raise InvalidSetting(f"{one}: expected a number below {name} ({count}), was {number}")
         return self
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from typing import Any
 
 import uvicorn
 
-from blackbird.broker.feed_layout import FeedLayout
+from blackbird.broker.feed_layout import FeedLayout, Share
 from blackbird.broker.session import connection_parameters, keep_session, session_opener
 from blackbird.broker.status_publisher import reporting
 from blackbird.bybit.connection import Connector
@@ -65,15 +65,21 @@ class MarketDataCollector:
 
     def __init__(self, pace: LoadPace) -> None:
         layout = FeedLayout(Config.SIGNAL_PARTITIONS)
+        share = Share(layout, Config.COLLECTOR, Config.COLLECTORS)
+        is_first = Config.COLLECTOR == 0
         self._publisher = FeedPublisher(
-            self._on_gap, buffer=Config.PUBLISH_BUFFER, on_read=pace.count, layout=layout
+            self._on_gap, buffer=Config.PUBLISH_BUFFER, on_read=pace.count, share=share
         )
-        self._feeds = FeedManager(self._publisher, self._streams(), on_key=self._publisher.assign)
+        self._feeds = FeedManager(
+            self._publisher, self._streams(), on_key=self._publisher.assign, is_ours=share.has
+        )
         self._link = BrokerLink(
             self._publisher,
             restore=Config.RESTORE_SUBSCRIPTIONS,
             on_restore=self._feeds.restore,
             on_resync=self._feeds.request_snapshots,
+            on_list=None if is_first else self._feeds.follow,
+            share=share,
         )
         self._view = SystemView(
             session_opener(connection_parameters(**Config.BROKER_CONFIG, name="collector view")),
@@ -82,7 +88,7 @@ class MarketDataCollector:
         self.status = CollectorStatusSource(self._feeds, self._publisher)
         self._server = Server(
             uvicorn.Config(
-                create_app(self._feeds, self._publisher, self._view),
+                create_app(self._feeds, self._publisher, self._view, may_subscribe=is_first),
                 lifespan="off",
                 log_config=None,
                 log_level="warning",

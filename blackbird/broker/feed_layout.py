@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blackbird.broker.topology import (
+    COLLECTOR_NUMBERS,
     FEED_QUEUES,
     FEEDS,
     LATEST_SUBSCRIPTION,
@@ -35,6 +36,8 @@ _PARTITIONED: Mapping[str, dict[str, Any]] = {
         "x-single-active-consumer": True,
         "x-consumer-disconnected-timeout": 1000,
     },
+    # Of a further collector.
+    COLLECTOR_NUMBERS: QUEUE_ARGUMENTS[COLLECTOR_NUMBERS],
     # A stream: everybody who wants the newest reads it, and nobody takes it from the others.
     FEEDS: {
         "x-queue-type": "stream",
@@ -83,3 +86,21 @@ class FeedLayout:
             return FEED_QUEUES
         partitions = {queue: queue for kind in (STORAGE, SIGNAL) for queue in self.queues(kind)}
         return {**partitions, LATEST_SUBSCRIPTION: SUBSCRIPTION, QUOTE: QUOTE, FEEDS: FEEDS}
+
+
+@dataclass(frozen=True)
+class Share:
+    """The groups of one of several collectors: those whose partition, modulo `collectors`, is `collector`."""
+
+    layout: FeedLayout = FeedLayout()
+    collector: int = 0
+    collectors: int = 1
+
+    def has(self, matching_key: str) -> bool:
+        """Return whether a group is this collector's."""
+        return self.layout.partition_of(matching_key) % self.collectors == self.collector
+
+    @property
+    def numbers_queue(self) -> str:
+        """The queue that keeps the numbers this collector has reserved."""
+        return f"{COLLECTOR_NUMBERS}.{self.collector}" if self.collector else COLLECTOR_NUMBERS

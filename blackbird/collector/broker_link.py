@@ -10,8 +10,10 @@ from functools import partial
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
+from blackbird.broker.feed_layout import Share
+from blackbird.broker.feed_list import FeedList
 from blackbird.broker.session import Session, SessionLost
-from blackbird.broker.topology import COLLECTOR_NUMBERS, COLLECTOR_SUBSCRIPTIONS, PERSISTENT, RESYNC, is_worn
+from blackbird.broker.topology import COLLECTOR_SUBSCRIPTIONS, PERSISTENT, RESYNC, is_worn
 from blackbird.collector.publisher import FeedPublisher
 from blackbird.market.fields import InvalidMessage
 from blackbird.market.instrument import Instrument
@@ -20,12 +22,16 @@ from blackbird.market.subscriptions import decode_resync
 
 logger = logging.getLogger(__name__)
 
+# Of subscriptions that are read at a time; a stream's consumer has to have a limit.
+LISTS = 10
+
 
 class BrokerLink:
     """Serves one session after the other.
 
     `on_restore` is called once, with the subscriptions of the collector before (none unless `restore`) before
-    anything is published; `on_resync` with each instrument that somebody wants a fresh snapshot of.
+    anything is published; where `on_list` takes the lists of another collector it is not called. `on_resync`
+    is called with each instrument that somebody wants a fresh snapshot of. `share` see FeedPublisher.
     """
 
     def __init__(
@@ -35,23 +41,27 @@ class BrokerLink:
         restore: bool,
         on_restore: Callable[[list[SavedSubscription]], None],
         on_resync: Callable[[Iterable[Instrument]], None],
+        on_list: Callable[[list[SavedSubscription]], None] | None = None,
+        share: Share | None = None,
     ) -> None:
         self._publisher = publisher
         self._restore = restore
         self._on_restore = on_restore
         self._on_resync = on_resync
         self._restored = False
+        self._list = None if on_list is None else FeedList(on_list)
+        self._numbers_queue = (share or Share()).numbers_queue
 
     async def serve(self, session: Session) -> None:
         """Declare, restore, publish and consume on a new session."""
         await session.declare_feed()
         await session.declare_queue(COLLECTOR_SUBSCRIPTIONS)
-        await session.declare_queue(COLLECTOR_NUMBERS)
-        if not self._restored:
+        await session.declare_queue(self._numbers_queue)
+        if not self._restored and self._list is None:
             saved = await self._saved(session) if self._restore else []
             self._restored = True
             self._on_restore(saved)
-        await self._publisher.start(session, await _kept(session, COLLECTOR_NUMBERS))
+        await self._publisher.start(session, await _kept(session, self._numbers_queue))
         queue = await session.declare_private_queue()
         await session.bind(queue, RESYNC)
         await session.consume(
@@ -60,6 +70,9 @@ class BrokerLink:
             label=RESYNC,
             dead_letter=partial(self._publisher.dead_letter, RESYNC),
         )
+        if self._list is not None:
+            await session.set_prefetch(LISTS)
+            await self._list.follow(session)
 
     async def _saved(self, session: Session) -> list[SavedSubscription]:
         kept = await _kept(session, COLLECTOR_SUBSCRIPTIONS)

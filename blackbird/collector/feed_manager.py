@@ -41,6 +41,9 @@ class FeedManager:
 
     Nothing is published of the subscriptions before `restore`: consumers would drop the instruments that are
     about to be restored. `on_key` is called with an instrument's matching key before a push has it.
+
+    `is_ours` says of a matching key whether this collector serves its instruments. Of another collector's it
+    asks the exchange once whether it takes them.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class FeedManager:
         publisher: MapPublisher,
         context: StreamContext,
         on_key: Callable[[Instrument, str], None] = lambda *_: None,
+        is_ours: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.subscriptions: dict[str, list[str]] = {}
         self.matching_key: dict[tuple[str, str], str] = {}
         self._publisher = publisher
         self._context = context
         self._on_key = on_key
+        self._is_ours = is_ours
         # Streams of subscriptions, and of those that the exchange has not answered yet.
         self._streams: dict[Instrument, Stream] = {}
         self._tasks = StreamTasks()
@@ -71,6 +76,8 @@ class FeedManager:
         It joins the subscriptions unless the exchange refuses it; an instrument that is there takes the key.
         """
         stream = self._streams.get(instrument)
+        if stream is None and instrument in self.matching_key:
+            return await self._move(instrument, matching_key)
         if stream is None:
             stream = self._add_stream(instrument, matching_key)
             self._tasks.rebuild(self._streams.values())
@@ -88,9 +95,13 @@ class FeedManager:
         """End the subscription and its stream; does nothing for an instrument that is not subscribed."""
         if not self._restored:
             self._unsubscribed_early.add(instrument)
-        if (stream := self._streams.get(instrument)) is not None:
+        stream = self._streams.get(instrument)
+        if stream is not None or instrument in self.matching_key:
             logger.info("%s: unsubscribed", instrument)
-            self._remove(stream)
+            if stream is not None:
+                self._remove(stream)
+            else:
+                self._forget(instrument)
             await self._confirmed()
 
     def request_snapshots(self, instruments: Iterable[Instrument]) -> None:
@@ -107,7 +118,8 @@ class FeedManager:
         for entry in saved:
             instrument = entry.instrument
             if instrument not in self._streams and instrument not in self._unsubscribed_early:
-                self._add_stream(instrument, entry.matching_key)
+                if self._is_ours(entry.matching_key) or not entry.accepted:
+                    self._add_stream(instrument, entry.matching_key)
                 self._enter(instrument, entry.matching_key, confirmed=entry.accepted)
         self._restored = True
         self._unsubscribed_early.clear()
@@ -115,6 +127,25 @@ class FeedManager:
             logger.info("%d subscriptions restored", len(self.matching_key))
         self._tasks.rebuild(self._streams.values())
         self._announce()
+
+    def follow(self, subscriptions: Iterable[SavedSubscription]) -> None:
+        """Serve of another collector's subscriptions those that are this one's, and nothing else."""
+        wanted = {
+            entry.instrument: entry.matching_key
+            for entry in subscriptions
+            if entry.accepted and self._is_ours(entry.matching_key)
+        }
+        for stream in self.streams:
+            if stream.instrument not in wanted:
+                self._remove(stream)
+        for instrument, matching_key in wanted.items():
+            known = self._streams.get(instrument)
+            if known is None:
+                self._add_stream(instrument, matching_key)
+                self._enter(instrument, matching_key, confirmed=True)
+            elif known.matching_key != matching_key:
+                self._change_key(known, matching_key)
+        self._tasks.rebuild(self._streams.values())
 
     @property
     def failure(self) -> asyncio.Future[None]:
@@ -128,7 +159,8 @@ class FeedManager:
 
     def group(self, matching_key: str) -> list[Instrument]:
         """Return the instruments with this matching key, those without an answer of the exchange included."""
-        return [each for each, stream in self._streams.items() if stream.matching_key == matching_key]
+        keys = self.matching_key | {each: stream.matching_key for each, stream in self._streams.items()}
+        return [Instrument(*each) for each, key in keys.items() if key == matching_key]
 
     @property
     def is_saved(self) -> bool:
@@ -171,6 +203,7 @@ class FeedManager:
         elif stream.status is SubscriptionStatus.ACCEPTED:
             self._unconfirmed.discard(instrument)
             self._announce()
+            self._leave_to_another(stream)
 
     def _change_key(self, stream: Stream, matching_key: str) -> None:
         self._on_key(stream.instrument, matching_key)
@@ -182,6 +215,18 @@ class FeedManager:
             stream.request_snapshot()
             self._announce()
 
+    async def _move(self, instrument: Instrument, matching_key: str) -> tuple[SubscriptionStatus, str]:
+        """Give an instrument that another collector serves this key."""
+        if self.matching_key[instrument] != matching_key:
+            logger.info("%s: matching key %r from now on", instrument, matching_key)
+            self.matching_key[instrument] = matching_key
+            if self._is_ours(matching_key):
+                self._add_stream(instrument, matching_key)
+                self._tasks.rebuild(self._streams.values())
+            self._announce()
+        await self._confirmed()
+        return SubscriptionStatus.ACCEPTED, ""
+
     def _keep(self, stream: Stream) -> None:
         """Make the stream's instrument one of the subscriptions, and publish the map."""
         if stream.instrument not in self.matching_key:
@@ -189,6 +234,14 @@ class FeedManager:
             confirmed = stream.status is SubscriptionStatus.ACCEPTED
             self._enter(stream.instrument, stream.matching_key, confirmed=confirmed)
             self._announce()
+        self._leave_to_another(stream)
+
+    def _leave_to_another(self, stream: Stream) -> None:
+        """End the stream of another collector's instrument once the exchange has answered."""
+        answered = stream.status in {SubscriptionStatus.ACCEPTED, SubscriptionStatus.REFUSED}
+        if answered and not self._is_ours(stream.matching_key):
+            del self._streams[stream.instrument]
+            self._tasks.rebuild(self._streams.values())
 
     def _enter(self, instrument: Instrument, matching_key: str, *, confirmed: bool) -> None:
         self.subscriptions.setdefault(instrument.channel, []).append(instrument.symbol)
@@ -198,16 +251,20 @@ class FeedManager:
 
     def _remove(self, stream: Stream) -> None:
         """End a stream and its subscription, and publish the map if that changes it."""
-        channel, symbol = instrument = stream.instrument
-        del self._streams[instrument]
+        del self._streams[stream.instrument]
         stream.answered.set()
+        self._forget(stream.instrument)
+        self._tasks.rebuild(self._streams.values())
+
+    def _forget(self, instrument: Instrument) -> None:
+        """End a subscription, and publish the map if that changes it."""
+        channel, symbol = instrument
         self._unconfirmed.discard(instrument)
         if self.matching_key.pop(instrument, None) is not None:
             self.subscriptions[channel].remove(symbol)
             if not self.subscriptions[channel]:
                 del self.subscriptions[channel]
             self._announce()
-        self._tasks.rebuild(self._streams.values())
 
     def _announce(self) -> None:
         if self._restored:

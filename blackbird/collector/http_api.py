@@ -117,10 +117,11 @@ _SUBSCRIBE: dict[int | str, dict[str, Any]] = {
 _HEALTH: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "something is down"}}
 
 
-def create_app(feeds: Feeds, publisher: Publishing, system: System) -> FastAPI:
+def create_app(feeds: Feeds, publisher: Publishing, system: System, *, may_subscribe: bool = True) -> FastAPI:
     """Return the HTTP side of `feeds`, with the health of these, of `publisher` and of what `system` sees.
 
-    Its pages load nothing from anywhere else: /docs brings its own files.
+    Without `may_subscribe` the subscriptions are another collector's, and only shown. Its pages load nothing
+    from anywhere else: /docs brings its own files.
     """
     app = FastAPIOffline(
         title="Blackbird market data collector",
@@ -133,12 +134,13 @@ def create_app(feeds: Feeds, publisher: Publishing, system: System) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid_body)
     app.add_exception_handler(AnyHTTPException, _http_error)
     api = CollectorApi(feeds, publisher, system)
-    app.post("/subscribe", response_model=Done, responses=_SUBSCRIBE, response_model_exclude_none=True)(
-        api.subscribe
-    )
-    app.post("/unsubscribe", response_model=Done, responses=_REFUSED, response_model_exclude_none=True)(
-        api.unsubscribe
-    )
+    if may_subscribe:
+        app.post("/subscribe", response_model=Done, responses=_SUBSCRIBE, response_model_exclude_none=True)(
+            api.subscribe
+        )
+        app.post("/unsubscribe", response_model=Done, responses=_REFUSED, response_model_exclude_none=True)(
+            api.unsubscribe
+        )
     app.get("/subscriptions")(api.subscriptions)
     app.get("/health", responses=_HEALTH)(api.health)
     return app

@@ -20,10 +20,9 @@ from typing import NamedTuple
 
 from pika.spec import Basic, BasicProperties
 
-from blackbird.broker.feed_layout import FeedLayout
+from blackbird.broker.feed_layout import Share
 from blackbird.broker.session import Session, SessionLost
 from blackbird.broker.topology import (
-    COLLECTOR_NUMBERS,
     EXCHANGE,
     PERSISTENT,
     STORAGE,
@@ -67,7 +66,7 @@ class FeedPublisher:
 
     At most `buffer` pushes wait to be sent. `on_gap` is called with the instruments of which pushes were
     dropped, once all that waited is sent; `on_read` with the number of pushes that were read together.
-    `layout` says to which queues a push goes (default: undivided).
+    `share` says which pushes go to which queues (default: all to two); the others are not published.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class FeedPublisher:
         *,
         buffer: int,
         on_read: Callable[[int], None] = lambda _: None,
-        layout: FeedLayout | None = None,
+        share: Share | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.received = 0
@@ -99,10 +98,10 @@ class FeedPublisher:
         self._oldest_tag = 1
         self._gaps: set[Instrument] = set()
         self._overflow = ThrottledLog()
-        layout = layout or FeedLayout()
-        self._announcements = Announcements(to_feeds=bool(layout.partitions))
-        self._groups = PropertiesOfGroups(layout, clock_ns)
-        self._properties: dict[Instrument, MakeProperties] = {}
+        self._share = share or Share()
+        self._announcements = Announcements(to_feeds=bool(self._share.layout.partitions))
+        self._groups = PropertiesOfGroups(self._share, clock_ns)
+        self._properties: dict[Instrument, MakeProperties | None] = {}
 
     @property
     def is_up(self) -> bool:
@@ -146,7 +145,8 @@ class FeedPublisher:
 
     def assign(self, instrument: Instrument, matching_key: str) -> None:
         """Publish an instrument's pushes to the partition of this group from the next one on."""
-        self._properties[instrument] = self._groups.of(matching_key)
+        if self._share.layout.partitions:
+            self._properties[instrument] = self._groups.of(matching_key)
 
     def publish_book(self, instrument: Instrument, body: bytes, received_ms: int, made_ms: int) -> None:
         """Publish an order-book message that was received and made by the exchange at these milliseconds.
@@ -154,9 +154,14 @@ class FeedPublisher:
         Pushes read in one turn of the event loop are published in the order in which they were made. Sockets
         are read one after the other: without sorting, two legs would cross that never did.
         """
+        properties: MakeProperties = PushProperties
+        if self._properties:
+            assigned = self._properties.get(instrument)
+            if assigned is None:
+                return
+            properties = assigned
         if not self._arrived:
             asyncio.get_running_loop().call_soon(self._queue)
-        properties = self._properties.get(instrument, PushProperties)
         self._arrived.append(_Push(instrument, body, received_ms, made_ms, properties))
 
     def publish_subscriptions(self, subscriptions: bytes, saved: bytes) -> asyncio.Future[None]:
@@ -220,7 +225,7 @@ class FeedPublisher:
     def _reserve(self, session: Session, number: int) -> None:
         # On one channel: the broker has the reservation before a push whose number is in it.
         body, properties = self._numbers.reserve(number), BasicProperties(delivery_mode=PERSISTENT)
-        session.publish("", COLLECTOR_NUMBERS, body, properties)
+        session.publish("", self._share.numbers_queue, body, properties)
         self._next_tag += 1
 
     def _take_tag(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pika.spec import BasicProperties
 
-from blackbird.broker.feed_layout import FeedLayout
+from blackbird.broker.feed_layout import Share
 from blackbird.broker.topology import PERSISTENT, SIGNAL, STORAGE
 
 # Values that stand for those of a push in the encoded properties.
@@ -83,13 +83,18 @@ MakeProperties = Callable[[int, int], BasicProperties]
 class PropertiesOfGroups:
     """What makes the properties of the pushes of each matching key."""
 
-    def __init__(self, layout: FeedLayout, clock_ns: Callable[[], int] = time.time_ns) -> None:
-        self._layout = layout
-        numbers = range(layout.partitions)
+    def __init__(self, share: Share, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._share = share
+        numbers = range(share.layout.partitions)
         self._partitions: list[MakeProperties] = [PartitionProperties(each, clock_ns) for each in numbers]
 
-    def of(self, matching_key: str) -> MakeProperties:
-        """Return what makes the properties of a push from when it was received and its number."""
+    def of(self, matching_key: str) -> MakeProperties | None:
+        """Return what makes the properties of a push from when it was received and its number.
+
+        None for a group that another collector publishes.
+        """
+        if not self._share.has(matching_key):
+            return None
         if not self._partitions:
             return PushProperties
-        return self._partitions[self._layout.partition_of(matching_key)]
+        return self._partitions[self._share.layout.partition_of(matching_key)]

@@ -11,13 +11,13 @@ from typing import Any
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
+from blackbird.broker.feed_list import FeedList
 from blackbird.broker.properties import sequence
 from blackbird.broker.session import OnMessage, Session
 from blackbird.broker.topology import SIGNAL
 from blackbird.market.instrument import Instrument
 from blackbird.market.saved_subscriptions import SavedSubscription
 from blackbird.signals.division import Division
-from blackbird.signals.feed_list import FeedList
 from blackbird.signals.group_lane import GroupLanes
 from blackbird.trading.signal import Signal
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 VERSION_WITH_PRIORITIES = (4, 0)
 FAVORITE, FIRST_BACKUP, BACKUP = 2, 1, 0
 # A partition of another engine that has brought nothing for so long is taken to be that one's again.
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 15.0
 
 
 def priority(partition: int, engine: int, engines: int) -> int:

@@ -74,14 +74,23 @@ class LiveSystem:
         if ready:
             self.place.await_ready(*(self.services[name] for name in names))
 
+    def start_beside(self, name: str, **settings: str) -> Service:
+        """Start one more of a service, with some settings of its own."""
+        return self.place.start(name, **{**self._settings, **settings})
+
     def subscribe(self) -> None:
         for channel, symbol, matching_key in SUBSCRIPTIONS:
             self.request("/subscribe", {"channel": channel, "symbol": symbol, "matching_key": matching_key})
 
-    def request(self, path: str, body: dict[str, str] | None = None) -> tuple[int, Any]:
-        """Ask the collector; return status and answer, (0, None) where it does not listen."""
+    def request(
+        self, path: str, body: dict[str, str] | None = None, *, port: int | None = None
+    ) -> tuple[int, Any]:
+        """Ask the collector, or one on another port; return status and answer.
+
+        (0, None) where it does not listen.
+        """
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self._port}{path}",
+            f"http://127.0.0.1:{port or self._port}{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )

@@ -12,7 +12,7 @@ from blackbird.broker.feed_layout import FeedLayout
 from local_exchange.process import ExchangeProcess
 from tests.support.live_system import LiveSystem, Update, update_of
 from tests.support.order_client import Accounts, OrderClient
-from tests.support.workspace import Service, Workspace, wait_for
+from tests.support.workspace import Service, Workspace, free_port, wait_for
 
 LAYOUT = FeedLayout(4)
 # A group for each partition, by number; the second engine has the odd ones.
@@ -21,17 +21,18 @@ OF_FIRST, OF_SECOND = COINS[::2], COINS[1::2]
 QUEUES = (*LAYOUT.queues("storage"), *LAYOUT.queues("signal"))
 
 
-def key_in(partition: int) -> str:
+def key_in(partition: int, prefix: str = "") -> str:
     """Return a matching key of this partition."""
-    return next(key for key in map(str, range(1000)) if LAYOUT.partition_of(key) == partition)
+    keys = (f"{prefix}{number}" for number in range(1000))
+    return next(key for key in keys if LAYOUT.partition_of(key) == partition)
 
 
 class Divided:
     """All services on four partitions, two of them signal engines; strangers see the keys of old."""
 
-    def __init__(self, place: Workspace, exchange: ExchangeProcess) -> None:
+    def __init__(self, place: Workspace, exchange: ExchangeProcess, **settings: str) -> None:
         self.place = place
-        place.environment |= {"SIGNAL_PARTITIONS": "4", "SIGNAL_ENGINES": "2"}
+        place.environment |= {"SIGNAL_PARTITIONS": "4", "SIGNAL_ENGINES": "2", **settings}
         self.system = LiveSystem(place, exchange)
         for key in ("storage", "signal"):
             channel = place.channel()
@@ -40,6 +41,10 @@ class Divided:
             channel.connection.close()
         self.engines = [self.start_engine(number) for number in range(2)]
         self.system.start("trading_engine", "data_storage", "market_data_collector")
+        self.subscribe()
+
+    def subscribe(self) -> None:
+        """Subscribe to the legs of all groups."""
         for partition, coin in enumerate(COINS):
             for kind, symbol in (("spot", f"{coin}USDT"), ("linear", f"{coin}PERP")):
                 body = {"symbol": symbol, "channel": kind, "matching_key": key_in(partition)}
@@ -135,3 +140,31 @@ def test_partitions_go_to_the_engine_that_lives_and_back_to_the_one_that_is_want
     divided.system.exchange.post("/pause")
     client = OrderClient(place)
     wait_for(lambda: Accounts(place).open_spreads == client.open_spreads(), "all executions stored")
+
+
+@pytest.mark.slow
+def test_each_of_two_collectors_serves_its_groups_and_a_killed_one_comes_back(place: Workspace) -> None:
+    with ExchangeProcess("--instruments", "4") as exchange:
+        divided = Divided(place, exchange, COLLECTORS="2")
+        system, port = divided.system, free_port()
+        further = {"COLLECTOR": "1", "COLLECTOR_PORT": str(port)}
+        second = system.start_beside("market_data_collector", **further)
+        divided.await_trades(COINS)
+        assert len(system.request("/subscriptions")[1]["spot"]) == 4
+        status, health = system.request("/health", port=port)
+        assert (status, health["collector"]["subscriptions"]) == (200, 4)
+        body = {"symbol": "BTCUSDT", "channel": "spot", "matching_key": "x"}
+        assert system.request("/subscribe", body, port=port)[0] == 404
+        assert set(divided.seen("stranger.storage").values()) == {1}
+
+        second.kill()
+        divided.await_trades(OF_FIRST)
+        assert len(exchange.get("/sockets")) == 4
+        second = system.start_beside("market_data_collector", **further)
+        divided.await_trades(COINS)
+        # A group that gets another key changes its collector.
+        for kind, symbol in (("spot", "BTCUSDT"), ("linear", "BTCPERP")):
+            moved = {"symbol": symbol, "channel": kind, "matching_key": key_in(1, "moved")}
+            assert system.request("/subscribe", moved)[0] == 200
+        divided.await_trades(COINS)
+        wait_for(lambda: system.request("/health", port=port)[1]["collector"]["subscriptions"] == 6)

@@ -131,6 +131,14 @@ def test_signal_engines_without_a_partition_are_refused(
     assert refusal() == expected
 
 
+def test_collectors_without_a_partition_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLECTORS", "2")
+    assert refusal() == "COLLECTORS: expected at most SIGNAL_PARTITIONS (0), was 2"
+    monkeypatch.setenv("SIGNAL_PARTITIONS", "4")
+    monkeypatch.setenv("COLLECTOR", "2")
+    assert refusal() == "COLLECTOR: expected a number below COLLECTORS (2), was 2"
+
+
 def test_real_orders_without_keys_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REAL_ORDER_SENDING", "true")
     assert refusal() == "REAL_ORDER_SENDING: expected API_KEY and API_SECRET with it, were empty"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blackbird.broker.feed_layout import FeedLayout, kind_of, queue_arguments
+from blackbird.broker.feed_layout import FeedLayout, Share, kind_of, queue_arguments
 from blackbird.broker.topology import FEED_QUEUES, QUEUE_ARGUMENTS
 
 
@@ -43,3 +43,15 @@ def test_a_group_stays_in_its_partition_from_one_release_to_the_next() -> None:
 )
 def test_the_queues_of_all_partitions_are_of_one_kind(queue: str, kind: str) -> None:
     assert kind_of(queue) == kind
+
+
+def test_each_group_is_in_the_share_of_one_collector() -> None:
+    shares = [Share(FeedLayout(8), number, 3) for number in range(3)]
+    assert all(sum(share.has(key) for share in shares) == 1 for key in map(str, range(100)))
+    assert Share().has("a")
+    assert [share.numbers_queue for share in shares] == [
+        "collector.numbers",
+        "collector.numbers.1",
+        "collector.numbers.2",
+    ]
+    assert queue_arguments("collector.numbers.1") == QUEUE_ARGUMENTS["collector.numbers"]

@@ -373,3 +373,75 @@ def test_snapshots_are_requested_only_for_subscribed_instruments() -> None:
         assert [len(socket.subscribes) for socket in scene.exchange.sockets] == [2, 1]
 
     play(act)
+
+
+# --- several collectors --------------------------------------------------------------------------
+
+
+def share(scene: Scene, key: str, *, first: bool = True) -> FeedManager:
+    """Return the subscriptions of one of several collectors, which serves the group `key` alone."""
+    feeds = FeedManager(scene.publisher, scene.exchange.context(), is_ours=lambda asked: asked == key)
+    if first:
+        feeds.restore([])
+    return feeds
+
+
+def test_the_first_collector_asks_the_exchange_for_others_and_does_not_serve_them() -> None:
+    async def act(scene: Scene) -> None:
+        feeds = share(scene, "a")
+        assert await feeds.subscribe(SPOT, "a") == (SubscriptionStatus.ACCEPTED, "")
+        assert await feeds.subscribe(PERP, "b") == (SubscriptionStatus.ACCEPTED, "")
+        assert feeds.matching_key == {SPOT: "a", PERP: "b"}
+        assert feeds.group("b") == [PERP]
+        assert scene.publisher.maps[-1] == {"spot": ["BTCUSDT"], "linear": ["BTCPERP"]}
+        await wait_until(lambda: len(scene.open()) == 1)
+        assert [stream.instrument for stream in feeds.streams] == [SPOT]
+        await feeds.unsubscribe(PERP)
+        assert scene.publisher.maps[-1] == {"spot": ["BTCUSDT"]}
+        scene.exchange.on_request = scene.exchange.refuse
+        assert (await feeds.subscribe(PERP, "b"))[0] is SubscriptionStatus.REFUSED
+        assert feeds.matching_key == {SPOT: "a"}
+        await feeds.close()
+
+    play(act)
+
+
+def test_an_instrument_goes_from_one_collector_to_another_with_its_key() -> None:
+    async def act(scene: Scene) -> None:
+        feeds = share(scene, "a")
+        await feeds.subscribe(SPOT, "a")
+        for key, served in (("b", []), ("c", []), ("a", [SPOT])):
+            await feeds.subscribe(SPOT, key)
+            assert decode_saved(scene.publisher.saved[-1]) == [SavedSubscription(SPOT, key)]
+            assert [stream.instrument for stream in feeds.streams] == served
+        await feeds.close()
+
+    play(act)
+
+
+def test_the_first_collector_restores_others_without_serving_them() -> None:
+    async def act(scene: Scene) -> None:
+        feeds = share(scene, "a", first=False)
+        feeds.restore([SavedSubscription(SPOT, "a"), SavedSubscription(PERP, "b")])
+        assert [stream.instrument for stream in feeds.streams] == [SPOT]
+        assert scene.publisher.maps == [{"spot": ["BTCUSDT"], "linear": ["BTCPERP"]}]
+        await feeds.close()
+
+    play(act, restored=False)
+
+
+def test_a_further_collector_serves_its_share_of_the_list_and_publishes_none() -> None:
+    async def act(scene: Scene) -> None:
+        feeds = share(scene, "b", first=False)
+        feeds.follow([SavedSubscription(SPOT, "a"), SavedSubscription(PERP, "b")])
+        assert [stream.instrument for stream in feeds.streams] == [PERP]
+        await wait_until(lambda: not feeds.down())
+        feeds.follow([SavedSubscription(SPOT, "b"), SavedSubscription(PERP, "b", accepted=False)])
+        assert [stream.instrument for stream in feeds.streams] == [SPOT]
+        assert feeds.matching_key == {SPOT: "b"}
+        feeds.follow([])
+        assert feeds.streams == []
+        assert scene.publisher.maps == []
+        await feeds.close()
+
+    play(act, restored=False)

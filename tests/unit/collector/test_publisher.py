@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pika.spec import Basic, BasicProperties
 
-from blackbird.broker.feed_layout import FeedLayout
+from blackbird.broker.feed_layout import FeedLayout, Share
 from blackbird.broker.session import Session, SessionLost
 from blackbird.collector.publisher import CONFIRM_SAMPLE, MOST_UNCONFIRMED, BrokerState, FeedPublisher
 from blackbird.market.instrument import Instrument
@@ -138,7 +138,7 @@ def test_pushes_of_a_divided_feed_go_to_the_queues_of_their_partition_too_and_ar
     assert [layout.partition_of(key) for key in "abc"] == [3, 1, 3]
 
     async def act(scene: Scene) -> None:
-        scene.publisher = FeedPublisher(scene.gaps.append, buffer=10, layout=layout)
+        scene.publisher = FeedPublisher(scene.gaps.append, buffer=10, share=Share(layout))
         scene.publisher.assign(A, "a")
         scene.publisher.assign(B, "b")
         broker = await scene.begin()

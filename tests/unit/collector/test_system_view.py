@@ -12,6 +12,7 @@ import pytest
 from pika.spec import BasicProperties
 
 from blackbird.broker.errors import DeclaredOtherwise
+from blackbird.broker.feed_layout import FeedLayout
 from blackbird.broker.session import OnMessage, Session, SessionLost
 from blackbird.collector.stranded_spreads import stranded_spreads, stranded_warning
 from blackbird.collector.system_view import (
@@ -124,6 +125,23 @@ def run(check: Callable[[Scene], Awaitable[None]], monkeypatch: pytest.MonkeyPat
         assert watching.cancelled()
 
     asyncio.run(watched())
+
+
+def test_of_a_divided_feed_each_partition_without_a_consumer_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def check(scene: Scene) -> None:
+        scene.view = SystemView(scene.broker.connect, lambda: scene.now, FeedLayout(2))
+        busy = dict.fromkeys(("storage.0", "storage.1", "signal.0", "orders"), (0, 1))
+        scene.broker.queues = busy | {"signal.dead": (3, 0)}
+        watching = asyncio.create_task(scene.view.watch())
+        await scene.observe()
+        watching.cancel()
+        assert scene.view.down() == ["signal.1: no consumer (signal engine), 0 messages waiting"]
+        assert scene.view.queues["signal.0"].dead_letters == 3
+        assert set(scene.broker.arguments) >= {"signal.1"}
+
+    run(check, monkeypatch)
 
 
 def test_queues_with_consumers_that_keep_up_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The collector's list of what is subscribed, with matching keys, as every engine reads it."""
+"""The list of what is subscribed, with matching keys, as engines and further collectors read it."""
 
 from __future__ import annotations
 
