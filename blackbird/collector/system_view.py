@@ -141,12 +141,12 @@ class SystemView:
                 await asyncio.sleep(INTERVAL_SECONDS)
 
     async def _observe(self, session: Session) -> None:
-        seen = {}
+        depths = {queue: await self._declare(session, queue) for queue in self._watched}
         letters = {kind: (await self._declare(session, dead_letter_queue(kind)))[0] for kind in CONSUMERS}
-        for queue in self._watched:
-            messages, consumers = await self._declare(session, queue)
-            dead_letters = letters[kind_of(queue)]
-            seen[queue] = QueueDepth(consumers, messages, dead_letters, self._falling_at(queue, messages))
+        seen = {
+            queue: QueueDepth(consumers, messages, letters[kind_of(queue)], self._falling_at(queue, messages))
+            for queue, (messages, consumers) in depths.items()
+        }
         if seen[ORDERS].consumers:
             self._engine_may_exist = True
         self.queues = seen

@@ -135,7 +135,9 @@ def test_of_a_divided_feed_each_partition_without_a_consumer_is_named(
         busy = dict.fromkeys(("storage.0", "storage.1", "signal.0", "orders"), (0, 1))
         scene.broker.queues = busy | {"signal.dead": (3, 0)}
         watching = asyncio.create_task(scene.view.watch())
-        await scene.observe()
+        async with asyncio.timeout(10):
+            while not scene.view.queues:
+                await asyncio.sleep(0.001)
         watching.cancel()
         assert scene.view.down() == ["signal.1: no consumer (signal engine), 0 messages waiting"]
         assert scene.view.queues["signal.0"].dead_letters == 3
