@@ -358,6 +358,7 @@ class Settings(Servers):
     SPOT_ORDERS_PER_SECOND: int = Field(default=20, ge=1, le=1000)
     PAIR_COOLDOWN_MS: int = Field(default=1000, ge=0, le=3_600_000)
     JOURNAL_PATH: PathFromHere = Field(default=Path("journal"), validate_default=True)
+    JOURNAL: Literal["file", "database"] = "file"
     LEASE_MS: int = Field(default=5000, ge=2000, le=60_000)
 
     # Monitor
@@ -455,6 +456,10 @@ class Settings(Servers):
 
     @model_validator(mode="after")
     def _real_orders_are_stored(self) -> Self:
+        if self.JOURNAL == "database" and (self.REAL_ORDER_SENDING or not self.DUMP_ORDER_TO_DB):
+            raise InvalidSetting(
+                "JOURNAL: expected file with REAL_ORDER_SENDING or without DUMP_ORDER_TO_DB, was database"
+            )
         if self.REAL_ORDER_SENDING and not self.DUMP_ORDER_TO_DB:
             raise InvalidSetting(
                 "DUMP_ORDER_TO_DB: expected true with REAL_ORDER_SENDING, was false: a restart would forget"

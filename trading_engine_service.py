@@ -78,7 +78,8 @@ class TradingEngineService:
     """The engine between broker, journal and database.
 
     `history` is None where nothing is stored; the journals are kept in the folder `journals`. Without a
-    `lease` there is no other engine, and without `real_orders` orders are simulated.
+    `lease` there is no other engine, and without `real_orders` orders are simulated. With `stores_first` an
+    order is in the history before it is answered.
     """
 
     def __init__(
@@ -89,10 +90,12 @@ class TradingEngineService:
         journals: Path,
         real_orders: RealOrders | None = None,
         lease: Lease | None = None,
+        *,
+        stores_first: bool = False,
     ) -> None:
         self._broker = broker
         self._stores = history is not None
-        self._state = EngineState(new_engine, history, journals, lease)
+        self._state = EngineState(new_engine, history, journals, lease, stores_first=stores_first)
         self._lease = lease
         self._storing = StoreLoop(self._state, self._on_fenced)
         self._syncing = SyncLoop(self._state)
@@ -374,6 +377,7 @@ def main() -> None:
         Config.JOURNAL_PATH,
         real_orders(mode, history) if history is not None and mode.is_real else None,
         lease,
+        stores_first=Config.JOURNAL == "database",
     )
 
     async def serve(stop: asyncio.Event) -> None:

@@ -9,10 +9,13 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from blackbird.broker.session import SessionLost
+from blackbird.engine.execution_store import Fenced, TooLate
 from blackbird.engine.replies import Replies, ReplySession, log_decision
 from blackbird.engine.requests import CRASHED, Request, decide
 from blackbird.engine.state import EngineState
+from blackbird.runtime.throttled_log import ThrottledLog
 from blackbird.trading.engine import TradingEngine
+from database_manager import DatabaseUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +40,19 @@ class Answerer:
         self._replies = replies
         self._on_journaled = on_journaled
         self._disk_pause = disk_pause
+        self._outage = ThrottledLog()
 
     async def answer(self, engine: TradingEngine, session: ReplySession, requests: Sequence[Request]) -> None:
         """Decide on requests, journal what was decided, reply, acknowledge: in this order."""
         try:
             decisions = [decide(engine, request) for request in requests]
-            journaled = self._state.append([each.record for each in decisions if each.record is not None])
+            journaled = await self._state.keep([each.record for each in decisions if each.record is not None])
+        except (DatabaseUnavailable, Fenced, TooLate) as error:
+            # With JOURNAL=database. What was not answered is redelivered, and has expired or not by then.
+            self._outage.warn("orders not answered, the state is recovered: %s", error)
+            self._state.invalidate()
+            session.close()
+            return
         except Exception as error:
             # The process edge. What the core holds may be ahead of the journal now: it is recovered, and the
             # broker redelivers what was not answered.

@@ -32,6 +32,7 @@ from blackbird.engine.history_rows import (
 )
 from blackbird.engine.lease import Holder, LeaseHeld, MayClaim, from_anybody
 from blackbird.engine.lookups import StoredTrade, find, find_trade
+from blackbird.runtime.clock import milliseconds
 from blackbird.runtime.process import InvalidSetup
 from blackbird.trading.books import Books
 from blackbird.trading.known_orders import Answer
@@ -62,6 +63,10 @@ STANDBY_SECONDS = 60
 
 class Fenced(Exception):
     """Another trading engine has taken the history over; this one must not go on."""
+
+
+class TooLate(Exception):
+    """An order expired before it could be stored; nothing was stored."""
 
 
 class OtherMode(InvalidSetup):
@@ -156,21 +161,27 @@ class ExecutionStore:
 
         return self._database.transaction(work)
 
-    def add(self, records: Sequence[Record]) -> None:
+    def add(self, records: Sequence[Record], deadline_ms: int | None = None) -> None:
         """Store records, all or none; those that are stored already are left as they are.
 
-        Raises Fenced where another engine has claimed the history since.
+        Raises Fenced where another engine has claimed the history since, and TooLate where they could not be
+        committed before `deadline_ms`.
         """
         rows = _Rows(self._in_table_order)
         for record in records:
             rows.add(record)
         try:
-            self._write(self._database.copy_rows, rows)
+            self._write(self._database.copy_rows, rows, deadline_ms)
         except RowsRejected:
             # Some are stored already, as after a crash between commit and clearing of the journal.
-            self._write(self._database.insert, rows)
+            self._write(self._database.insert, rows, deadline_ms)
 
-    def _write(self, write: Callable[[Cursor, Table, Sequence[Row]], None], rows: _Rows) -> None:
+    def _write(
+        self,
+        write: Callable[[Cursor, Table, Sequence[Row]], None],
+        rows: _Rows,
+        deadline_ms: int | None,
+    ) -> None:
         tables = (
             (self._orders, rows.orders),
             (REFUSED_ORDERS, rows.refused),
@@ -185,6 +196,8 @@ class ExecutionStore:
                     write(cursor, table, of_table)
             for each in rows.resolved:
                 cursor.execute(_RESOLVE, (each.resolution, each.resolved_at, each.trade_id, each.number))
+            if deadline_ms is not None and milliseconds() > deadline_ms:
+                raise TooLate("the database took the orders after they had expired")
 
         self._database.transaction(work)
 

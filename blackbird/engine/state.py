@@ -51,8 +51,11 @@ class History(Protocol):
     def is_owned(self) -> bool:
         """Return whether no other engine has claimed the history since this one did."""
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Store records, all or none; raises Fenced where another engine is active."""
+    def add(self, records: Sequence[Record], deadline_ms: int | None = None) -> None:
+        """Store records, all or none, before `deadline_ms`.
+
+        Raises Fenced where another engine is active, and TooLate.
+        """
 
     def replay(self, engine: Recovering) -> Books | None:
         """Give the checkpoint and everything stored since to `engine`; return the checkpoint."""
@@ -74,7 +77,8 @@ class EngineState:
     """The engine's core and its journal; both are None until recovered, and when released.
 
     Without a `history` there is no journal either, and the core lives in memory alone. `lease` says whether
-    this engine may work on the history; None: it is the only one.
+    this engine may work on the history; None: it is the only one. With `stores_first` what was decided is in
+    the history, not in the journal, before it is answered.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class EngineState:
         history: History | None,
         journals: Path,
         lease: Lease | None = None,
+        *,
+        stores_first: bool = False,
     ) -> None:
         self.engine: TradingEngine | None = None
         self.journal: Journal | None = None
@@ -91,6 +97,8 @@ class EngineState:
         self._new_engine = new_engine
         self._history = history
         self._lease = lease
+        self._stores_first = stores_first
+        self._is_storing = False
         self._journals = journals
         self._checkpoint_id = 0
         self._restored: Books | None = None
@@ -242,6 +250,22 @@ class EngineState:
         self.journal.append(records, ended)
         return True
 
+    async def keep(self, records: Sequence[Record]) -> bool:
+        """Write down what was decided, all or none, and return whether there is something to do behind it.
+
+        Raises sqlite3.Error; where it goes to the history DatabaseUnavailable, RowsRejected, Fenced, TooLate.
+        """
+        if not self._stores_first or self._history is None:
+            return self.append(records)
+        if not records:
+            return False
+        self._is_storing = True
+        try:
+            await self._database.run(partial(self._history.add, records, _deadline(records)))
+        finally:
+            self._is_storing = False
+        return True
+
     async def intend(self, trade: OpenTrade) -> None:
         """Bring what a trade is about to do to the disk itself; raises sqlite3.Error or Fenced."""
         journal = self.journal
@@ -268,7 +292,7 @@ class EngineState:
             # Where it was released meanwhile, its next owner stores them again, which changes nothing.
             if self.journal is journal:
                 journal.forget(pending[-1].execution_id)
-        if self.engine is not None:
+        if self.engine is not None and not self._is_storing:
             await self._checkpoint(self.engine, history, pending[-1].execution_id if pending else None)
         return len(pending)
 
@@ -306,3 +330,15 @@ class EngineState:
         """Close the journal."""
         if self.journal is not None:
             self.journal.close()
+
+
+def _deadline(records: Sequence[Record]) -> int | None:
+    """Return when the first of the executed orders expires, in milliseconds; None: none of them does."""
+    return min(
+        (
+            record.order.expires_at
+            for record in records
+            if isinstance(record, Execution) and record.order.expires_at is not None
+        ),
+        default=None,
+    )

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from blackbird.bybit.environment import OrderMode
-from blackbird.engine.execution_store import ExecutionStore, Fenced
+from blackbird.engine.execution_store import ExecutionStore, Fenced, TooLate
 from blackbird.market.instrument import Instrument
+from blackbird.runtime.clock import milliseconds
 from blackbird.trading.books import Books
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.records import Refusal
@@ -133,6 +134,16 @@ def test_an_engine_that_was_replaced_writes_no_checkpoint(scene: Scene) -> None:
     scene.another_store().claim()
     with pytest.raises(Fenced):
         scene.store.save_checkpoint(scene.engine.books())
+
+
+def test_what_cannot_be_stored_before_it_expires_is_not_stored(scene: Scene) -> None:
+    before = scene.place.query('SELECT count(*) FROM bybit."order"')
+    late = [scene.engine.execute(new_order())]
+    with pytest.raises(TooLate):
+        scene.store.add(late, deadline_ms=milliseconds() - 1)
+    assert scene.place.query('SELECT count(*) FROM bybit."order"') == before
+    scene.store.add(late, deadline_ms=milliseconds() + 60_000)
+    assert scene.place.query('SELECT count(*) FROM bybit."order"') != before
 
 
 def test_emptying_the_orders_empties_the_checkpoint(scene: Scene) -> None:

@@ -28,6 +28,7 @@ class FakeHistory:
         self.errors: list[Exception] = []
         self.added: list[int] = []  # how many records each call brought
         self.steps: list[str] = []
+        self.deadlines: list[int | None] = []
         self.owned = False
         self.holder = Holder(identifier, None, None, None, 0)
         self.checkpoint: Books | None = None
@@ -50,8 +51,9 @@ class FakeHistory:
         self._step("is owned")
         return self.owned
 
-    def add(self, records: Sequence[Record]) -> None:
+    def add(self, records: Sequence[Record], deadline_ms: int | None = None) -> None:
         self._step("add")
+        self.deadlines.append(deadline_ms)
         if not self.owned:
             raise Fenced("another engine")
         self.added.append(len(records))

@@ -259,6 +259,25 @@ def await_standby(place: Workspace) -> None:
     )
 
 
+def test_with_the_database_as_journal_a_standby_knows_every_answer_of_a_dead_engine(place: Workspace) -> None:
+    first = with_own_journal(place, "first", JOURNAL="database")
+    place.await_ready(first)
+    second = with_own_journal(place, "second", JOURNAL="database")
+    await_standby(place)
+    client = OrderClient(place)
+    orders = [new_order() for _ in range(200)]
+
+    def kill_halfway() -> None:
+        if first.is_running and len(client.replies) > 100:
+            first.kill()
+
+    outcomes = client.settle(orders, meanwhile=kill_halfway)
+    assert outcomes == {order["order_id"]: ACK for order in orders}
+    assert executions(place) == 200, "stored before they were answered"
+    assert client.open_spreads() == Accounts(place).open_spreads
+    assert second.stop() == 0
+
+
 def with_own_journal(place: Workspace, name: str, **settings: str) -> Service:
     """Start an engine as on another host: no common journal keeps it apart from others."""
     lease = {"LEASE_MS": "2000"}

@@ -153,6 +153,21 @@ def test_real_orders_that_are_not_stored_are_refused(monkeypatch: pytest.MonkeyP
     assert refusal().startswith("DUMP_ORDER_TO_DB: expected true with REAL_ORDER_SENDING, was false")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"DUMP_ORDER_TO_DB": "false"}, {"REAL_ORDER_SENDING": "1", "API_KEY": "1", "API_SECRET": "1"}],
+)
+def test_the_database_is_the_journal_of_stored_simulated_orders_alone(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    monkeypatch.setenv("JOURNAL", "database")
+    assert read_settings().JOURNAL == "database"
+    read_settings.cache_clear()
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert refusal().startswith("JOURNAL: expected file with REAL_ORDER_SENDING or without DUMP_ORDER_TO_DB")
+
+
 def test_importing_config_never_fails() -> None:
     environment = {**os.environ, "RABBITMQ_PORT": "many", "ORDERBOOK_DEPTH": "deep"}
     subprocess.run([PYTHON, "-c", "from config import Config"], cwd=HERE, env=environment, check=True)

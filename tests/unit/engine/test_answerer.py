@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from pika.spec import BasicProperties
 
 from blackbird.broker.session import SessionLost
 from blackbird.engine.answerer import Answerer
+from blackbird.engine.execution_store import Fenced, TooLate
 from blackbird.engine.replies import Replies
 from blackbird.engine.requests import Request
 from blackbird.engine.state import EngineState
 from blackbird.trading.engine import TradingEngine
 from blackbird.trading.orders import Order, Reply, decode_reply, encode_order
 from blackbird.trading.records import Record
+from database_manager import DatabaseUnavailable
 from tests.support.fake_history import FakeHistory, new_engine, new_order
 
 PLACED = Reply("ACK", "order placed")
@@ -37,7 +39,7 @@ class FakeSession:
     def publish(self, exchange: str, key: str, body: bytes, properties: BasicProperties) -> None:
         self._check()
         assert exchange == ""
-        self.log.append(("reply", key, properties.correlation_id, decode_reply(body), self._journaled()))
+        self.log.append(("reply", key, properties.correlation_id, decode_reply(body), self.journaled))
 
     def dead_letter(self, queue: str, reason: str, properties: BasicProperties, body: bytes) -> None:
         self._check()
@@ -59,7 +61,8 @@ class FakeSession:
         if self.lost:
             raise SessionLost("gone")
 
-    def _journaled(self) -> int:
+    @property
+    def journaled(self) -> int:
         assert self._state.journal is not None
         return len(self._state.journal.pending(1000))
 
@@ -239,3 +242,49 @@ def test_suspected_reply_address_is_tried_by_itself(play: Callable[..., Scene]) 
         assert (reply[1], round_trip, acknowledged[0]) == (address, ("round trip", "orders"), "acknowledge")
 
     play(script)
+
+
+def test_with_the_database_as_journal_records_are_stored_together_before_any_answer(tmp_path: Path) -> None:
+    async def script(scene: Scene, history: FakeHistory) -> None:
+        orders = [msgspec.structs.replace(new_order(), expires_at=at) for at in (7000, 5000, None)]
+        answers = await scene.answer(*[request(tag, order) for tag, order in enumerate(orders, 1)])
+        assert [answer[:3] for answer in answers] == [
+            ("reply", "client", "c1"),
+            ("reply", "client", "c2"),
+            ("reply", "client", "c3"),
+            ("acknowledge", 3, True),
+        ]
+        assert (history.added, history.deadlines) == ([3], [5000])
+        assert scene.session.journaled == 0
+
+    with_database_as_journal(tmp_path, script)
+
+
+@pytest.mark.parametrize(
+    "error", [DatabaseUnavailable("away"), Fenced("another engine"), TooLate("expired")], ids=repr
+)
+def test_orders_that_the_database_did_not_take_in_time_are_not_answered(
+    tmp_path: Path, error: Exception
+) -> None:
+    async def script(scene: Scene, history: FakeHistory) -> None:
+        history.errors.append(error)
+        assert await scene.answer(request(1, new_order())) == [("close",)]
+        assert scene.state.engine is None
+        assert history.records == []
+
+    with_database_as_journal(tmp_path, script)
+
+
+def with_database_as_journal(
+    folder: Path, script: Callable[[Scene, FakeHistory], Coroutine[Any, Any, None]]
+) -> None:
+    async def run() -> None:
+        history = FakeHistory()
+        state = EngineState(new_engine, history, folder, stores_first=True)
+        await state.recover(asyncio.get_running_loop().create_future())
+        try:
+            await script(Scene(state), history)
+        finally:
+            state.close()
+
+    asyncio.run(run())
