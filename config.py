@@ -450,7 +450,8 @@ class Settings(Servers):
                 raise InvalidSetting(
                     f"{name}: expected at most SIGNAL_PARTITIONS ({partitions}), was {count}"
                 )
-            if number >= count:
+            # The number of an engine says nothing where the feed is not divided.
+            if number >= count and (partitions or name != "SIGNAL_ENGINES"):
                 raise InvalidSetting(f"{one}: expected a number below {name} ({count}), was {number}")
         return self
 

@@ -451,16 +451,34 @@ CREATE OR REPLACE FUNCTION bybit.opening_of(id text, before bigint) RETURNS bigi
   ORDER BY spread_id COLLATE "C" DESC, execution_id DESC LIMIT 1
 $$;
 
--- Closes one after the other. Without a spread_id they take from the oldest open spreads of their pair, as in the
--- trading engine.
+CREATE OR REPLACE FUNCTION bybit.count_without_spread(pair text[], size numeric, cash numeric) RETURNS void
+LANGUAGE sql AS $$
+  UPDATE bybit.pair_total AS p
+  SET size_without_spread = p.size_without_spread + size, cash_without_spread = p.cash_without_spread + cash
+  WHERE (p.long_channel, p.long_symbol, p.short_channel, p.short_symbol) = (pair[1], pair[2], pair[3], pair[4])
+    AND (size <> 0 OR cash <> 0)
+$$;
+
+-- Closes of a pair one after the other. Without a spread_id they take from its oldest open spreads, as in the trading
+-- engine. A pair is updated once: the versions of a row that one transaction makes are all looked through by the next.
 CREATE OR REPLACE FUNCTION bybit.count_closes(ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   trade record;
   lot   record;
   part  numeric;
   rest  numeric;
+  pair  text[];
+  size_without_spread numeric := 0;
+  cash_without_spread numeric := 0;
 BEGIN
-  FOR trade IN SELECT * FROM bybit.trades(ids) WHERE action <> 'Open Spread' ORDER BY execution_id LOOP
+  FOR trade IN SELECT *, ARRAY[long_channel, long_symbol, short_channel, short_symbol] AS legs
+               FROM bybit.trades(ids) WHERE action <> 'Open Spread' ORDER BY legs, execution_id LOOP
+    IF trade.legs IS DISTINCT FROM pair THEN
+      PERFORM bybit.count_without_spread(pair, size_without_spread, cash_without_spread);
+      pair := trade.legs;
+      size_without_spread := 0;
+      cash_without_spread := 0;
+    END IF;
     rest := trade.size;
     IF trade.spread_id IS NOT NULL THEN
       UPDATE bybit.spread_total AS t
@@ -483,13 +501,10 @@ BEGIN
       END LOOP;
     END IF;
     -- The price of a real order is rounded: what its part times its price leaves of the cash is counted here.
-    UPDATE bybit.pair_total AS p
-    SET size_without_spread = p.size_without_spread + rest,
-        cash_without_spread = p.cash_without_spread + trade.cash - (trade.size - rest) * trade.price
-    WHERE (p.long_channel, p.long_symbol, p.short_channel, p.short_symbol)
-        = (trade.long_channel, trade.long_symbol, trade.short_channel, trade.short_symbol)
-      AND (rest <> 0 OR trade.cash <> trade.size * trade.price);
+    size_without_spread := size_without_spread + rest;
+    cash_without_spread := cash_without_spread + trade.cash - (trade.size - rest) * trade.price;
   END LOOP;
+  PERFORM bybit.count_without_spread(pair, size_without_spread, cash_without_spread);
 END $$;
 
 -- The same for closes that all name their spread, as those of the signal engine do: in one statement.

@@ -119,7 +119,7 @@ def test_a_switch_takes_four_words(monkeypatch: pytest.MonkeyPatch, word: str, v
         ("0", "2", "0", "SIGNAL_ENGINES: expected at most SIGNAL_PARTITIONS (0), was 2"),
         ("4", "5", "0", "SIGNAL_ENGINES: expected at most SIGNAL_PARTITIONS (4), was 5"),
         ("4", "2", "2", "SIGNAL_ENGINE: expected a number below SIGNAL_ENGINES (2), was 2"),
-        ("0", "1", "1", "SIGNAL_ENGINE: expected a number below SIGNAL_ENGINES (1), was 1"),
+        ("4", "1", "1", "SIGNAL_ENGINE: expected a number below SIGNAL_ENGINES (1), was 1"),
     ],
 )
 def test_signal_engines_without_a_partition_are_refused(

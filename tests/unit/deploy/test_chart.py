@@ -27,7 +27,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "every option": {
         **SERVERS,
-        "signalEngines": 1,
+        "signalEngines": 3,
+        "signalPartitions": 16,
         "storages": 3,
         "secret": {"values": {"API_KEY": "k", "POSTGRES_PASSWORD": "p"}},
         "settings": {"ORDERBOOK_DEPTH": 1, "UNIQUE_ORDER": True, "LOG_FORMAT": "json"},
@@ -120,6 +121,25 @@ def test_settings_reach_the_services_as_they_are_written() -> None:
 def test_there_is_one_collector_at_a_time() -> None:
     collector = objects("servers elsewhere")["Deployment", "test-collector"]["spec"]
     assert (collector["replicas"], collector["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_the_ordinal_of_a_signal_engine_is_its_number_where_the_feed_is_divided() -> None:
+    assert objects("every option")["ConfigMap", "test-settings"]["data"]["SIGNAL_PARTITIONS"] == "16"
+    (container,) = engines("every option")["template"]["spec"]["containers"]
+    environment = {each["name"]: each for each in container["env"]}
+    assert environment["SIGNAL_ENGINES"]["value"] == "3" == str(engines("every option")["replicas"])
+    # Kubernetes 1.28 and later: https://kubernetes.io/docs/reference/labels-annotations-taints/
+    index = {"fieldRef": {"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}}
+    assert environment["SIGNAL_ENGINE"]["valueFrom"] == index
+
+    (container,) = engines("servers elsewhere")["template"]["spec"]["containers"]
+    assert not any(each["name"].startswith("SIGNAL") for each in container["env"])
+    assert "SIGNAL_PARTITIONS" not in objects("servers elsewhere")["ConfigMap", "test-settings"]["data"]
+
+
+def engines(case: str) -> dict[str, Any]:
+    specification: dict[str, Any] = objects(case)["StatefulSet", "test-signal"]["spec"]
+    return specification
 
 
 def test_each_trading_engine_keeps_its_journal_on_a_volume_of_its_own() -> None:

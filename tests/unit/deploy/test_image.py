@@ -146,9 +146,14 @@ def test_the_cluster_has_three_nodes_and_starts_with_its_monitor(services: dict[
     assert sorted(nodes) == sorted(named) == ["broker-1", "broker-2", "broker-3"]
     assert all(cluster[name]["hostname"] == name for name in nodes)
     assert {cluster[name]["environment"]["RABBITMQ_HOST"] for name in ours} == {",".join(sorted(nodes))}
-    # Two collectors would publish every push twice, and a journal is one engine's own.
-    several = {name for name in ours if "deploy" in cluster[name]}
-    assert several == {"storage-cluster", "signal-cluster"}
+    # Two collectors would publish every push twice.
+    assert {name for name in ours if "deploy" in cluster[name]} == {"storage-cluster"}
+    numbers = [cluster[f"signal-cluster-{number}"]["environment"]["SIGNAL_ENGINE"] for number in range(2)]
+    assert numbers == ["0", "1"]
+    assert {cluster[name]["environment"]["SIGNAL_ENGINES"] for name in ours} == {"2"}
+    # A journal is one engine's own.
+    journals = {cluster[name]["volumes"][0] for name in ours if name.startswith("trading-")}
+    assert len(journals) == 2
     assert set(cluster["monitor-cluster"]["depends_on"]) == ours - {"monitor-cluster"}
 
 
