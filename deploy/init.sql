@@ -451,12 +451,12 @@ CREATE OR REPLACE FUNCTION bybit.opening_of(id text, before bigint) RETURNS bigi
   ORDER BY spread_id COLLATE "C" DESC, execution_id DESC LIMIT 1
 $$;
 
-CREATE OR REPLACE FUNCTION bybit.count_without_spread(pair text[], size numeric, cash numeric) RETURNS void
+CREATE OR REPLACE FUNCTION bybit.count_without_spread(pair text[], more_size numeric, more_cash numeric) RETURNS void
 LANGUAGE sql AS $$
   UPDATE bybit.pair_total AS p
-  SET size_without_spread = p.size_without_spread + size, cash_without_spread = p.cash_without_spread + cash
+  SET size_without_spread = p.size_without_spread + more_size, cash_without_spread = p.cash_without_spread + more_cash
   WHERE (p.long_channel, p.long_symbol, p.short_channel, p.short_symbol) = (pair[1], pair[2], pair[3], pair[4])
-    AND (size <> 0 OR cash <> 0)
+    AND (more_size <> 0 OR more_cash <> 0)
 $$;
 
 -- Closes of a pair one after the other. Without a spread_id they take from its oldest open spreads, as in the trading
