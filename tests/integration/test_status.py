@@ -108,7 +108,7 @@ def test_a_status_comes_while_the_service_has_no_session_of_its_own_and_again_af
     watch = StatusWatch(place)
     first = place.start_engine(**PUBLISHED)
     second = place.start("trading_engine", **PUBLISHED)
-    watch.wait("engine", lambda status: status.pid == second.process.pid and status.engine.state == "waiting")
+    watch.wait("engine", lambda status: status.pid == second.process.pid and status.engine.state == "standby")
     first.kill()
     watch.wait("engine", lambda status: status.pid == second.process.pid and status.engine.state == "active")
     with BrokerProxy(place) as proxy:
