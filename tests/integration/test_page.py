@@ -21,9 +21,17 @@ SERVICES = {"collector", "signal", "engine", "storage"}
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def one_browser() -> Iterator[Browser]:
     with chromium() as started:
         yield started
+
+
+@pytest.fixture
+def browser(one_browser: Browser) -> Iterator[Browser]:
+    yield one_browser
+    # A page that stays open goes on drawing, until the last test of the module.
+    for context in one_browser.contexts:
+        context.close()
 
 
 @pytest.fixture
