@@ -129,7 +129,10 @@ class EngineState:
         return self.engine
 
     async def await_turn(self, lost: asyncio.Future[None]) -> None:
-        """Return when no other engine works on the history; raises what the session was `lost` by."""
+        """Return when no other engine works on the history, as far as the database says who does.
+
+        Raises what the session was `lost` by meanwhile.
+        """
         if self._lease is None:
             return
         waiting = ThrottledLog()
@@ -138,8 +141,8 @@ class EngineState:
                 if await self._lease.look(self._identity_of_journal):
                     return
                 waiting.warn("standing by: %s works on this database", self._lease.waits_for)
-            except (DatabaseUnavailable, RowsRejected, sqlite3.Error, OSError) as error:
-                waiting.warn("recovery pending, no orders are taken: %s", error)
+            except (DatabaseUnavailable, RowsRejected, sqlite3.Error, OSError):
+                return  # recovery waits for it, and asks again
             except JournalInUse as error:
                 self._lease.waits_for = str(error)
                 waiting.warn("standing by: %s", error)
@@ -191,9 +194,10 @@ class EngineState:
         lease = self._lease
         if lease is None:
             history_id = await self._database.run(history.claim)
-        elif self.journal is None:
-            raise LeaseHeld("the journal was left to another trading engine")
         else:
+            if self.journal is None and not await lease.look(self._identity_of_journal):
+                raise LeaseHeld(f"{lease.waits_for} works on this database")
+            assert self.journal is not None  # noqa: S101 - opened to look at the lease
             asked = lease.now()
             claim = partial(history.claim, self.journal.identity, lease.may_claim)
             history_id = await self._database.run(claim)

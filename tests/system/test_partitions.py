@@ -105,7 +105,10 @@ def test_each_group_has_its_engine_and_those_of_a_killed_one_go_on_when_it_is_ba
         divided.await_trades(OF_FIRST)
         # One order of a group was out at most when the engine died.
         assert all(divided.trades()[coin] <= before[coin] + 1 for coin in OF_SECOND)
-        assert "no consumer (signal engine)" in str(divided.system.request("/health"))
+        wait_for(
+            lambda: "no consumer (signal engine)" in str(divided.system.request("/health")),
+            "the partitions without an engine named",
+        )
     divided.engines[1] = divided.start_engine(1)
     divided.await_trades(COINS)
     wait_for(lambda: divided.system.request("/health")[0] == 200, "all is well")
