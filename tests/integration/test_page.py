@@ -75,6 +75,8 @@ def test_the_page_fits_every_screen_is_silent_and_asks_nobody_else(
     ground = viewer.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == {"light": "rgb(244, 245, 246)", "dark": "rgb(14, 18, 23)"}[scheme]
     assert viewer.too_wide() == []
+    cut = "[...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth)"
+    assert viewer.page.evaluate(f"{cut}.map(each => each.textContent)") == []
     assert viewer.messages == []
     assert viewer.hosts() == {"127.0.0.1"}
 
